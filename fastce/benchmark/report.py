@@ -1,0 +1,114 @@
+"""How the rows of the table look: as text, as JSON and as a plot. Nothing is measured here."""
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+LEGEND = """\
+ours      median time of cross_entropy_with_grad, mean over the rows, into an existing buffer
+GB/s      logits read and gradient written, by ours
+copy      time of a streaming (non-temporal) copy of the logits / time of ours: 1 is the speed of
+          memory; the copy always writes to memory, so a shape in cache may exceed it
+loss/rd   time of the loss alone / time of a streaming read of the logits
+ulp l/g   worst error of ours, of a row's loss and of a gradient's element
+the rest  time of the peer / time of ours, median over the turns"""
+
+
+def header(machine: dict[str, Any]) -> str:
+    """The machine in a few lines, for people."""
+    config = machine["fastce"]
+    isa, threading = config["isa"], config["threading"]
+    usable = machine["cores_usable"] or machine["cores"]
+    versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        f"{machine['cpu']}, {usable} of {machine['cores']} cores, "
+        f"last-level cache {machine['last_level_cache'] / 2**20:g} MiB, {machine['system']}",
+        f"fastce {config['version']}, {config['compiler']}, "
+        f"{isa['used']} of {' '.join(isa['found'])}, "
+        f"{threading['backend']} with {machine['n_threads']} threads",
+        f"{versions}; BLAS (not used here): {machine['blas'] or 'unknown'}",
+        f"load {machine['load'] or 0:.2f}, {machine['date']}",
+    ]
+    return "\n".join(lines)
+
+
+def time_text(seconds: float) -> str:
+    """Three digits with a unit: `2.31 us`."""
+    for unit, scale in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def table_head(peers: Sequence[str]) -> str:
+    fixed = f"{'shape':21}{'from':7}{'ours':>8}{'GB/s':>7}{'copy':>6}{'loss/rd':>8}{'ulp l/g':>10}"
+    return fixed + "".join(f"{name:>{_width(name)}}" for name in peers)
+
+
+def table_row(row: dict[str, Any], peers: Sequence[str]) -> str:
+    n_rows, n_classes = row["shape"]
+    ulps = f"{row['ulps']['loss']:.1f}/{row['ulps']['grad']:.1f}"
+    text = (
+        f"{row['use'] + f' {n_rows}x{n_classes}':21}{row['from']:7}{time_text(row['seconds']):>8}"
+        f"{row['gb_per_s']:7.1f}{row['share_of_copy']['median']:6.2f}"
+        f"{row['loss_over_read']['median']:8.2f}{ulps:>10}"
+    )
+    for name in peers:
+        peer = row["peers"].get(name)
+        cell = f"{peer['ratio']['median']:.1f}" if peer else "-"
+        text += f"{cell:>{_width(name)}}"
+    return text
+
+
+def _width(name: str) -> int:
+    return max(len(name), 5) + 2
+
+
+def write_json(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text(
+        json.dumps({"machine": machine, "rows": rows}, indent=1, allow_nan=False) + "\n"
+    )
+
+
+def write_plot(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Two panels: how many times longer each peer takes, and ours as a share of the copy."""
+    ticker: Any = import_module("matplotlib.ticker")
+    names = list(dict.fromkeys(name for row in rows for name in row["peers"]))
+    labels = [f"{row['use']} {row['shape'][0]}x{row['shape'][1]}" for row in rows]
+    figure: Any = import_module("matplotlib.figure").Figure(
+        figsize=(10, 1.6 + 0.55 * len(rows)), layout="constrained"
+    )
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+    for name in names:
+        points = [(r["peers"][name]["ratio"], i) for i, r in enumerate(rows) if name in r["peers"]]
+        left.errorbar(
+            [ratio["median"] for ratio, _ in points],
+            [i for _, i in points],
+            xerr=[
+                [ratio["median"] - ratio["low"] for ratio, _ in points],
+                [ratio["high"] - ratio["median"] for ratio, _ in points],
+            ],
+            fmt="o",
+            label=name,
+        )
+    left.axvline(1, color="black", linewidth=1)
+    left.set(xscale="log", xlabel="time of the peer / time of fastce (bars: quartiles)")
+    left.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    left.xaxis.set_minor_formatter(ticker.NullFormatter())
+    left.set_yticks(range(len(rows)), labels)
+    left.invert_yaxis()
+    left.grid(axis="x", alpha=0.3, which="both")
+    if names:
+        left.legend(fontsize="small")
+    right.barh(range(len(rows)), [row["share_of_copy"]["median"] for row in rows], color="0.6")
+    right.axvline(1, color="black", linewidth=1)
+    right.set(xlabel="share of a streaming copy")
+    figure.suptitle(
+        f"softmax cross-entropy with gradient, {rows[0]['dtype']}, {machine['n_threads']} threads, "
+        f"{machine['cpu']}",
+        fontsize="medium",
+    )
+    figure.savefig(path, dpi=120)

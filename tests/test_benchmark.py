@@ -1,0 +1,163 @@
+"""The benchmark tells the truth or nothing: wrong results abort it, bad usage is one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastce.benchmark import command, main, measure
+from fastce.benchmark.exact import reference, worst_ulps
+from fastce.benchmark.peers import OURS, Peer, as_numpy, numpy_textbook, ours
+
+TINY = ["--shapes", "5x3", "--seconds", "0.001"]
+
+
+def test_table_and_json(tmp_path: Path) -> None:
+    """The installed command times ours beside NumPy, and leaves what it printed as JSON."""
+    path = tmp_path / "bench.json"
+    args = [*TINY, "--peers", "numpy", "--json", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastce", "bench", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "custom 5x3" in done.stdout
+    assert done.stderr == ""
+    found = json.loads(path.read_text())
+    (row,) = found["rows"]
+    assert row["shape"] == [5, 3]
+    assert row["from"] == "cache"
+    assert row["seconds"] > 0
+    assert list(row["peers"]) == ["numpy"]
+    low, high = (row["peers"]["numpy"]["ratio"][key] for key in ("low", "high"))
+    assert 0 < low <= row["peers"]["numpy"]["ratio"]["median"] <= high
+    assert row["ulps"]["loss"] <= 2
+    assert row["ulps"]["grad"] <= 4
+    assert found["machine"]["versions"]["numpy"] == np.__version__
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "bench.png"
+    assert main([*TINY, "--peers", "numpy", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def _changed(change, adapter=numpy_textbook):
+    """An adapter whose results pass through `change(loss, grad, reduction)`."""
+
+    def changed(logits, targets, grad, reduction):
+        call = adapter(logits, targets, grad, reduction)
+        return lambda: change(*as_numpy(call()), reduction)
+
+    return changed
+
+
+def _undivided(loss, grad, reduction):
+    return loss, grad * 5 if reduction == "mean" else grad
+
+
+BROKEN = {
+    "loss": _changed(lambda loss, grad, reduction: (loss * 1.001, grad)),
+    "gradient": _changed(lambda loss, grad, reduction: (loss, grad + 1e-4)),
+    "divisor": _changed(_undivided),
+    "nan": _changed(lambda loss, grad, reduction: (loss * np.nan, grad)),
+    "dtype": _changed(lambda loss, grad, reduction: (loss, grad.astype(np.float64))),
+    "unwritten": lambda x, y, grad, reduction: (
+        lambda: (numpy_textbook(x, y, grad, reduction)()[0], grad)
+    ),
+}
+
+
+def _no_timing(*args, **kwargs):
+    pytest.fail("timed before its results were right")
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_peer_aborts(fault, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(command, "PEERS", (Peer("broken", "numpy", BROKEN[fault], ""),))
+    monkeypatch.setattr(measure, "take_turns", _no_timing)
+    assert main(TINY) == 1
+    assert capsys.readouterr().err.startswith("fastce bench: wrong result: broken")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_ulps", [16, -16])
+def test_ours_is_held_to_ulps(dtype, n_ulps, monkeypatch, capsys) -> None:
+    """What a peer may get away with, a relative error of a few 1e-6, aborts when it is ours."""
+
+    def off(loss, grad, reduction):
+        return loss, grad * (1 + n_ulps * np.finfo(grad.dtype).eps)
+
+    monkeypatch.setattr(measure, "OURS", OURS._replace(adapter=_changed(off, ours)))
+    monkeypatch.setattr(measure, "take_turns", _no_timing)
+    assert main([*TINY, "--peers", "none", "--dtype", dtype]) == 1
+    assert "wrong result: fastce" in capsys.readouterr().err
+
+
+def test_raising_peer_is_skipped(monkeypatch, capsys) -> None:
+    """One that cannot run, as torch.compile without a compiler, is left out, and it is said."""
+
+    def raises(logits, targets, grad, reduction):
+        raise RuntimeError("no compiler\nand more lines")
+
+    monkeypatch.setattr(command, "PEERS", (Peer("frail", "numpy", raises, ""),))
+    assert main(TINY) == 0
+    assert "frail skipped: RuntimeError: no compiler\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "flag"),
+    [
+        (["--shapes", "0x10"], "--shapes"),
+        (["--shapes", "64x10,"], "--shapes"),
+        (["--shapes", "999999999x999999999"], "--shapes"),
+        (["--peers", "abacus"], "--peers"),
+        (["--peers", "numpy,\nnumpy"], "--peers"),
+        (["--threads", "0"], "--threads"),
+        (["--threads", "two"], "--threads"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--seconds", "nan"], "--seconds"),
+        (["--json", "no-such-folder/bench.json"], "--json"),
+        (["--plot", "."], "--plot"),
+        (["--json"], "--json"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_bad_usage(args, flag, capsys) -> None:
+    """Exit status 2, one line that names the flag, and nothing on the screen."""
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert flag in err
+
+
+def test_list(capsys) -> None:
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert "512x128256" in out
+    assert "torch" in out
+
+
+def test_reference_keeps_small_losses() -> None:
+    """Formula by hand: two classes, the label leads by 60, loss and gradients are exp(-60)."""
+    logits = np.array([[60.0, 0.0], [0.0, 60.0], [-np.inf, 1.0]], np.float32)
+    exact = reference(logits, np.array([0, 0, 1]))
+    small = np.exp(-60.0)
+    np.testing.assert_allclose(exact.losses, [small, 60 + small, 0], rtol=1e-15)
+    np.testing.assert_allclose(exact.grad, [[-small, small], [-1, 1], [0, 0]], rtol=1e-15)
+
+
+def test_worst_ulps() -> None:
+    exact = np.array([1.0, 1e-40, np.inf, np.nan])
+    value = exact.astype(np.float32)
+    assert worst_ulps(value, exact) < 0.5 + 1e-9
+    assert worst_ulps(value, np.array([1.0 + 3 * 2.0**-23, 1e-40, np.inf, np.nan])) == 3
+    assert worst_ulps(value, np.array([1.0, 1e-40, np.inf, 0.0])) == np.inf
+    assert worst_ulps(value, np.array([1.0, 1e-40, 0.0, np.nan])) == np.inf
