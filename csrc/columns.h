@@ -1,0 +1,161 @@
+/* Few classes, lanes = rows: TILE rows at a time lie as one column each in `tile`, where every step
+ * of the arithmetic serves a whole vector of rows.  Many classes are in rows.h.
+ *
+ * The order in which a row's terms are added depends on n_classes alone, so that every memory
+ * layout gives the same bits. */
+#ifndef FASTCE_COLUMNS_H
+#define FASTCE_COLUMNS_H
+
+#include "rows.h"
+
+/* Up to here this file is used: TILE * FEW_CLASSES floats are 16 KB, half of the smallest L1. */
+enum { FEW_CLASSES = 64 };
+
+/* Rows first .. first + n of x to the tile, zeros in the lanes beyond n. */
+static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_classes,
+                      real (*tile)[TILE])
+{
+    const char *source = x->data + first * x->row_stride;
+    const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
+    if (x->row_stride == sizeof(elem))
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            const elem *from = (const elem *)(source + j * x->class_stride);
+            ptrdiff_t i = 0;
+            for (; i + LANES <= n; i += LANES) *(vreal *)(tile[j] + i) = load(from + i);
+            for (; i < n; i++) tile[j][i] = from[i];
+        }
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                tile[j][i] = *(const elem *)(source + i * x->row_stride + j * x->class_stride);
+    for (ptrdiff_t i = n; i < end; i++)
+        for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
+}
+
+static void store_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_classes,
+                       real (*tile)[TILE])
+{
+    char *out = x->data + first * x->row_stride;
+    if (x->row_stride == sizeof(elem))
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            elem *to = (elem *)(out + j * x->class_stride);
+            ptrdiff_t i = 0;
+            for (; i + LANES <= n; i += LANES) store(to + i, *(const vreal *)(tile[j] + i));
+            for (; i < n; i++) to[i] = tile[j][i];
+        }
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                *(elem *)(out + i * x->row_stride + j * x->class_stride) = tile[j][i];
+}
+
+/* Replaces the logits of LANES rows by their terms and fills the rows' max, top and others. */
+INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, row_tile *rows)
+{
+    vreal max = *(const vreal *)(tile[0] + i);
+    for (ptrdiff_t j = 1; j < n_classes; j++) max = maximum(*(const vreal *)(tile[j] + i), max);
+
+    const vreal sign_bit = splat(-(real)0);
+    const vreal size = (vreal)((vinteger)max & ~(vinteger)sign_bit);
+    const vreal shift = (vreal)((vinteger)max & (size > splat((real)SHIFT_FROM)));
+    const vreal from_shift = max - shift;
+    const vreal power = (from_shift * (real)LOG2_E + (real)ROUND_MAGIC) - (real)ROUND_MAGIC;
+    const vreference ref = spread(shift, power);
+
+    wide_sum sum = {{splat_double(0), splat_double(0)}};
+#if defined(FASTCE_f32)
+    vdouble total[WIDE];
+    for (int w = 0; w < WIDE; w++) total[w] = splat_double(0);
+#endif
+    vinteger ties = (vinteger)splat(0);
+    vreal pair = splat(0);
+    for (ptrdiff_t j = 0; j < n_classes; j++) {
+        const vreal x = *(const vreal *)(tile[j] + i);
+        const vreal e = exp_terms(x, &ref);
+        const vinteger is_max = x == max;
+        const vreal other = (vreal)((vinteger)e & ~is_max);
+        ties -= is_max;
+        *(vreal *)(tile[j] + i) = e;
+#if defined(FASTCE_f32)
+        /* in pairs: half the conversions, one more rounding */
+        pair += other;
+        if ((j & 1) || j == n_classes - 1) {
+            for (int w = 0; w < WIDE; w++) total[w] += widen(pair, w);
+            pair = splat(0);
+        }
+#else
+        add_vector(&sum, other);
+        (void)pair;
+#endif
+    }
+    for (int w = 0; w < WIDE; w++) {
+        const vdouble wide_max = widen(max, w), wide_power = widen(power, w);
+        const vdouble reduced = ((wide_max - widen(shift, w)) - wide_power * LN2_DOUBLE_HIGH)
+                                - wide_power * LN2_DOUBLE_LOW;
+        const vdouble top = exp_double(reduced) * TWO_TO_BIAS;
+        double *to = rows->others + i + w * DOUBLES;
+#if defined(FASTCE_f32)
+        const vdouble others = total[w];
+        (void)sum;
+#else
+        const vdouble others = sum.part[0] + sum.part[1];
+#endif
+        vdouble n_ties;
+        for (int l = 0; l < DOUBLES; l++) n_ties[l] = (double)ties[w * DOUBLES + l];
+        *(vdouble *)to = others + (n_ties - 1.0) * top;
+        *(vdouble *)(rows->max + i + w * DOUBLES) = wide_max;
+        *(vdouble *)(rows->top + i + w * DOUBLES) = top;
+    }
+}
+
+static void cross_entropy_columns(fastce_call *call, int thread)
+{
+    (void)thread;
+    const ptrdiff_t n_classes = call->n_classes;
+    _Alignas(64) real tile[FEW_CLASSES][TILE];
+    int64_t targets[TILE];
+    row_tile rows;
+
+    for (cursor at; claim_chunk(call, &at);) {
+        exact_sum chunk_sum = {0, 0};
+        for (ptrdiff_t first = at.row; first < at.end; first += TILE) {
+            const ptrdiff_t n = at.end - first < TILE ? at.end - first : TILE;
+            const ptrdiff_t padded = (n + LANES - 1) / LANES * LANES;
+            read_rows(call, first, n, targets, rows.weight);
+            load_tile(&call->logits, first, n, n_classes, tile);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                if (targets[i] < 0) /* whatever the row holds, it is not seen */
+                    for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
+                rows.target_logit[i] = tile[targets[i] < 0 ? 0 : targets[i]][i];
+            }
+            for (ptrdiff_t i = n; i < padded; i++)
+                targets[i] = -1, rows.weight[i] = 0, rows.target_logit[i] = 0;
+
+            for (ptrdiff_t i = 0; i < padded; i += LANES)
+                column_terms(tile, n_classes, i, &rows);
+            for (ptrdiff_t i = 0; i < padded; i++)
+                rows.target_term[i] = tile[targets[i] < 0 ? 0 : targets[i]][i];
+            epilogue(call, &rows, padded);
+
+            double sum = 0;
+            for (ptrdiff_t i = 0; i < n; i++) sum += rows.loss[i];
+            add(&chunk_sum, sum);
+            if (call->losses)
+                for (ptrdiff_t i = 0; i < n; i++)
+                    ((real *)call->losses)[first + i] = (real)rows.loss[i];
+            if (call->grad.data) {
+                for (ptrdiff_t i = 0; i < padded; i += LANES) {
+                    vreal factor;
+                    for (int l = 0; l < LANES; l++) factor[l] = (real)rows.factor[i + l];
+                    for (ptrdiff_t j = 0; j < n_classes; j++) *(vreal *)(tile[j] + i) *= factor;
+                }
+                for (ptrdiff_t i = 0; i < n; i++)
+                    if (targets[i] >= 0) tile[targets[i]][i] = (real)rows.target_grad[i];
+                store_tile(&call->grad, first, n, n_classes, tile);
+            }
+        }
+        call->chunk_sums[at.chunk] = chunk_sum.sum + chunk_sum.lost;
+    }
+}
+
+#endif

@@ -1,0 +1,68 @@
+/* From the statistics of rows to their losses and the factors of their gradients, in double, one
+ * row a lane.  Options of a loss live here; the loops over classes are in rows.h and columns.h.
+ *
+ * With top the term of the row's maximum, others the sum of all other terms (a tie counts as
+ * another) and t the term of the target,
+ *
+ *     loss        = weight * ((max - x_target) + log1p(others / top))
+ *     grad_j      = weight * grad_scale / (top + others) * term_j          for j != target
+ *     grad_target = -weight * grad_scale / (top + others) * ((top - t) + others)
+ *
+ * Neither lse - x_target nor p - 1 is formed: both would cancel where the model is confident. */
+#ifndef FASTCE_EPILOGUE_H
+#define FASTCE_EPILOGUE_H
+
+#include "exp_log.h"
+#include "fastce.h"
+
+enum { TILE = 64 }; /* rows that go through the epilogue together; a multiple of every DOUBLES */
+
+/* [TILE] each.  in: all of the first six; out: the last three. */
+typedef struct {
+    _Alignas(64) double max[TILE], target_logit[TILE];
+    _Alignas(64) double top[TILE], others[TILE], target_term[TILE];
+    _Alignas(64) double weight[TILE];
+    _Alignas(64) double loss[TILE], factor[TILE], target_grad[TILE];
+} row_tile;
+
+INLINE vdouble at(const double *column, ptrdiff_t i)
+{
+    return *(const vdouble *)(column + i);
+}
+
+static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
+        const vdouble max = at(rows->max, i), target_logit = at(rows->target_logit, i);
+        const vdouble top = at(rows->top, i), weight = at(rows->weight, i);
+        /* a maximum of +-inf makes the row NaN */
+        const vdouble others = at(rows->others, i) + (max - max);
+        const vdouble target_term
+            = select_double(target_logit == max, top, at(rows->target_term, i));
+
+        const vdouble inverse = 1.0 / (top + others);
+        const vdouble loss
+            = (max - target_logit) + log1p_double(others / top, top * inverse);
+        const vdouble factor = weight * call->grad_scale * inverse;
+
+        *(vdouble *)(rows->loss + i) = weight * loss;
+        *(vdouble *)(rows->factor + i) = factor;
+        *(vdouble *)(rows->target_grad + i) = -factor * ((top - target_term) + others);
+    }
+}
+
+/* A sum in double that keeps what its roundings lose (Neumaier). */
+typedef struct {
+    double sum, lost;
+} exact_sum;
+
+INLINE void add(exact_sum *total, double x)
+{
+    const double sum = total->sum + x, part = sum - total->sum;
+    /* inf and NaN have no rounding error, but the formula would make inf NaN */
+    const double lost = (total->sum - (sum - part)) + (x - part);
+    total->lost += sum - sum == 0 ? lost : 0;
+    total->sum = sum;
+}
+
+#endif

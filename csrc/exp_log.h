@@ -1,0 +1,156 @@
+/* exp and log1p on vectors, with their error bounds.  What is done with them is in rows.h,
+ * columns.h and epilogue.h.
+ *
+ * A row's exponentials are wanted relative to its maximum, and x - max is not a float: its
+ * rounding error, up to 2^-18 for a difference of 100, would be the whole error of the result.
+ * So the subtraction is not made.  With a reference (shift, power) the row's terms are
+ *
+ *     exp(x - shift) * 2^(BIAS - power),   shift = 0 as long as |max| <= SHIFT_FROM, else max,
+ *
+ * and each is computed from x directly: n = round((x - shift) log2 e), r = (x - shift) - n ln 2.
+ * Both subtractions are exact: for |max| > SHIFT_FROM every x whose term is not zero lies within
+ * a factor 2 of max (Sterbenz); otherwise |n| < 2^10 (2^12 in double) and LN2_HIGH has so few bits
+ * that n * LN2_HIGH is exact with or without fused multiply-add.  A new reference changes only the
+ * exponents, so no term's bits depend on which maximum was known when it was computed.
+ *
+ * BIAS lifts all terms, so that none is subnormal: a term below 2^(LOWEST - power), 2^-159 of the
+ * reference (2^-1150 in double), is 0; that is below the smallest float at any weight up to 2^10. */
+#ifndef FASTCE_EXP_LOG_H
+#define FASTCE_EXP_LOG_H
+
+#include "simd.h"
+
+#define LOG2_E 1.4426950408889634
+#define LN2_DOUBLE_HIGH 0x1.62e42fefa3p-1 /* ln 2 to 41 bits: times 12 bits is exact */
+#define LN2_DOUBLE_LOW 0x1.3de6af278ece6p-42
+
+#if defined(FASTCE_f32)
+enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, HEADROOM = 16 };
+#define TWO_TO_BIAS 0x1p32
+#define SHIFT_FROM 512.0
+#define ROUND_MAGIC 0x1.8p23 /* adding it leaves the rounded integer in the low bits */
+#define LN2_HIGH 0x1.62e8p-1f /* ln 2 to 14 bits: times 10 bits is exact */
+#define LN2_LOW -0x1.e8082ep-16f
+#else
+enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, HEADROOM = 64 };
+#define TWO_TO_BIAS 0x1p128
+#define SHIFT_FROM 2048.0
+#define ROUND_MAGIC 0x1.8p52
+#define LN2_HIGH LN2_DOUBLE_HIGH
+#define LN2_LOW LN2_DOUBLE_LOW
+#endif
+
+/* What a row's exponentials are relative to.  n counts powers of two. */
+typedef struct {
+    real shift;
+    real power;
+} reference;
+
+/* The reference in the form that exp_terms() takes it. */
+typedef struct {
+    vreal shift, lowest, magic;
+} vreference;
+
+INLINE vreference spread(vreal shift, vreal power)
+{
+    const vreal floor = power - (real)(EXPONENT_BIAS + BIAS);
+    /* x at which the exponent field reaches 0, and with it the term */
+    return (vreference){shift, floor * (real)(LN2_DOUBLE_HIGH), (real)ROUND_MAGIC - floor};
+}
+
+/* exp(x - shift) * 2^(BIAS - power), relative error below 2^-23.4 (2^-52.4): half a unit for the
+ * last sum, a quarter for r, the rest for the other roundings; the polynomial's own error is
+ * 2^-28.2 (2^-57.9), a minimax fit of (e^r - 1 - r) / r^2 weighted by e^-r over |r| <= 0.3467.
+ * x = -inf gives 0, NaN gives NaN. */
+INLINE vreal exp_terms(vreal x, const vreference *ref)
+{
+    const vreal d = maximum(ref->lowest, x - ref->shift);
+    const vreal biased = d * (real)LOG2_E + ref->magic; /* low bits: n - power + bias */
+    const vreal n = biased - ref->magic;
+    const vreal r = (d - n * LN2_HIGH) - n * LN2_LOW;
+#if defined(FASTCE_f32)
+    vreal p = r * 0x1.6a23cap-10f + 0x1.123a1fp-7f;
+    p = p * r + 0x1.5558f3p-5f;
+    p = p * r + 0x1.555492p-3f;
+    p = p * r + 0x1.fffffcp-2f;
+#else
+    vreal p = r * 0x1.ad7f3b22740dcp-26 + 0x1.28ad9b7868661p-22;
+    p = p * r + 0x1.71df25b516d4cp-19;
+    p = p * r + 0x1.a01999e274b14p-16;
+    p = p * r + 0x1.a01a012a0e7e8p-13;
+    p = p * r + 0x1.6c16c18438a89p-10;
+    p = p * r + 0x1.1111111127d10p-7;
+    p = p * r + 0x1.555555555083fp-5;
+    p = p * r + 0x1.55555555554f9p-3;
+    p = p * r + 0x1.000000000000ap-1;
+#endif
+    p = p * (r * r) + r;
+    p = p + (real)1;
+    return p * (vreal)((vinteger)biased << MANTISSA);
+}
+
+/* e^x in double for |x| < 700, relative error below 2^-39 for float rows (a 16th of their last
+ * bit is 2^-28) and 2^-52 for double ones.  NaN gives NaN. */
+INLINE vdouble exp_double(vdouble x)
+{
+    const vdouble biased = x * LOG2_E + (0x1.8p52 + 1023);
+    const vdouble n = biased - (0x1.8p52 + 1023);
+    const vdouble r = (x - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
+#if defined(FASTCE_f32)
+    vdouble p = r * 0x1.9e88eb6a1747ap-16 + 0x1.a185aa1840cacp-13;
+    p = p * r + 0x1.6c18d40332185p-10;
+    p = p * r + 0x1.1110a2324c540p-7;
+    p = p * r + 0x1.5555541d94d62p-5;
+    p = p * r + 0x1.5555557debe5ep-3;
+    p = p * r + 0x1.000000005e3abp-1;
+#else
+    vdouble p = r * 0x1.ad7f3b22740dcp-26 + 0x1.28ad9b7868661p-22;
+    p = p * r + 0x1.71df25b516d4cp-19;
+    p = p * r + 0x1.a01999e274b14p-16;
+    p = p * r + 0x1.a01a012a0e7e8p-13;
+    p = p * r + 0x1.6c16c18438a89p-10;
+    p = p * r + 0x1.1111111127d10p-7;
+    p = p * r + 0x1.555555555083fp-5;
+    p = p * r + 0x1.55555555554f9p-3;
+    p = p * r + 0x1.000000000000ap-1;
+#endif
+    p = p * (r * r) + r;
+    p = p + 1.0;
+    return p * (vdouble)((vlong)biased << 52);
+}
+
+/* log(1 + x) for x >= 0 in double, given inverse = 1 / (1 + x); relative error below 2^-34 for
+ * float rows and 2^-51.5 for double ones.  With 1 + x = 2^k (1 + f) and s = f / (2 + f) it is
+ * k ln 2 + f - (f^2/2 - s (f^2/2 + R(s^2))), fdlibm's arrangement, which keeps f exact. */
+INLINE vdouble log1p_double(vdouble x, vdouble inverse)
+{
+    const vdouble u = x + 1.0;
+    const vdouble lost = x - (u - 1.0); /* what rounding 1 + x cost */
+    const vlong bits = (vlong)u + (0x3ff0000000000000 - 0x3fe6a09e667f3bcd);
+    const vlong k = (bits >> 52) - 0x3ff;
+    const vdouble scaled = (vdouble)((bits & 0x000fffffffffffff) + 0x3fe6a09e667f3bcd);
+    const vlong small = k == 0; /* then f is x itself, nothing lost */
+    const vdouble f = select_double(small, x, scaled - 1.0);
+    const vdouble correction = (vdouble)((vlong)(lost * inverse) & ~small);
+    const vdouble s = f / (f + 2.0);
+    const vdouble z = s * s;
+#if defined(FASTCE_f32)
+    vdouble t = z * 0.23331614471843499235 + 0.28550778633191965434;
+    t = t * z + 0.40000122211810649396;
+    t = t * z + 0.6666666655404201243;
+#else
+    vdouble t = z * 0.14617807153417324964 + 0.15331611722055007885;
+    t = t * z + 0.18182892432536871201;
+    t = t * z + 0.22222211089379496214;
+    t = t * z + 0.28571428626253837606;
+    t = t * z + 0.39999999999898890514;
+    t = t * z + 0.66666666666666697077;
+#endif
+    const vdouble half_square = f * f * 0.5;
+    /* k as a double: AVX2 has no conversion of 64-bit integers */
+    const vdouble kd = (vdouble)(k + 0x4338000000000000) - 0x1.8p52;
+    return kd * LN2_DOUBLE_HIGH
+           + (f - (half_square - (s * (half_square + t * z) + (kd * LN2_DOUBLE_LOW + correction))));
+}
+
+#endif

@@ -1,0 +1,21 @@
+"""Softmax cross-entropy and its gradient on CPUs.
+
+Public names only; each is defined in the module that it is imported from.
+"""
+
+from importlib.metadata import version as _version
+
+from fastce._config import show_config
+from fastce._cross_entropy import cross_entropy, cross_entropy_with_grad
+from fastce._threads import get_num_threads, set_num_threads, threads
+
+__version__ = _version("fastce")
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_with_grad",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]

@@ -1,0 +1,70 @@
+"""What this build is and what it runs on: the choice of kernels at import, and show_config."""
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+from fastce import _kernel, _threads
+
+# FASTCE_ISA forces the kernels. One that was asked for by name is never replaced in silence.
+_forced = os.environ.get("FASTCE_ISA", "")
+if _forced:
+    try:
+        _kernel.use_isa(_forced)
+    except ValueError as error:
+        raise ImportError(f"FASTCE_ISA: {error}") from None
+else:
+    _kernel.use_isa(_kernel.isas()[0])
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Show how fastce was built and what it uses on this machine.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Print it, or return it as a dict.
+
+    Returns
+    -------
+    dict or None
+        With ``mode="dicts"``: ``version``, ``compiler``, ``isa`` (``compiled``, ``found`` on this
+        CPU, ``used``) and ``threading`` (``backend``, ``n_threads``, ``source``).
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> sorted(fastce.show_config(mode="dicts"))
+    ['compiler', 'isa', 'threading', 'version']
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
+    config: dict[str, Any] = {
+        "version": version("fastce"),
+        "compiler": _kernel.compiler(),
+        "isa": {
+            "compiled": list(_kernel.isas(compiled=True)),
+            "found": list(_kernel.isas()),
+            "used": _kernel.isa(),
+        },
+        "threading": {
+            "backend": _kernel.threading(),
+            "n_threads": _threads.get_num_threads(),
+            "source": _threads.thread_source(),
+        },
+    }
+    if mode == "dicts":
+        return config
+    for name, value in config.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, part in value.items():
+                print(f"  {key}: {', '.join(part) if isinstance(part, list) else part}")
+        else:
+            print(f"{name}: {value}")
+    return None

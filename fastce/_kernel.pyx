@@ -1,0 +1,477 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, freethreading_compatible=True
+"""The boundary to C: every check of an argument is here, then one call into csrc/.
+
+No maths and no defaults (those are in the Python modules).  Arrays come in as ndarrays and are checked
+through NumPy's C API: a typed memoryview costs ten times as much as the arithmetic of a 64 x 10 batch.
+"""
+cimport cython
+cimport numpy as cnp
+from libc.stdint cimport int64_t, INT64_MAX, INT64_MIN
+from libc.string cimport memset
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Scalar(void *, cnp.dtype, object)
+
+cdef extern from "fastce.h" nogil:
+    ctypedef struct fastce_array:
+        char *data
+        ptrdiff_t row_stride, class_stride
+    ctypedef struct fastce_call:
+        ptrdiff_t n_rows, n_classes, n_chunks
+        fastce_array logits, grad, targets, sample_weight
+        const double *class_weight
+        void *losses
+        int target_kind, has_ignore_index
+        int64_t ignore_index
+        double grad_scale
+        const fastce_kernels *kernels
+    ctypedef struct fastce_kernels:
+        void (*plan)(fastce_call *) noexcept nogil
+        ptrdiff_t (*check_targets)(const fastce_call *, ptrdiff_t *, double *) noexcept nogil
+        void (*adam_step)(void *, const void *, void *, void *, ptrdiff_t,
+                          double, double, double, double, double) noexcept nogil
+        void (*stream_copy)(const void *, void *, ptrdiff_t) noexcept nogil
+        double (*stream_read)(const void *, ptrdiff_t) noexcept nogil
+    ctypedef struct fastce_isa:
+        const char *name
+        const fastce_kernels *kernels[2]
+        int (*runs_here)() noexcept nogil
+    const fastce_isa fastce_isas[]
+    int fastce_run(fastce_call *, int, double *) noexcept
+    void fastce_parallel(void (*)(void *, int) noexcept nogil, void *, int) noexcept
+    const char *fastce_threading() noexcept
+    const char *fastce_compiler() noexcept
+    enum:
+        FASTCE_F32, FASTCE_F64
+        FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64
+        FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64
+
+# A second thread costs 1 to 2 microseconds when it is awake; 16384 elements take about 4.
+cdef enum: ELEMENTS_PER_THREAD = 16384
+# Below about 10 microseconds of work, giving up the GIL costs more than others could win.
+cdef enum: ELEMENTS_WITH_GIL = 32768
+
+cdef const fastce_isa *_isa = NULL
+cdef int _n_threads = 1
+
+
+# ---- which kernels, how many threads -----------------------------------------------------------
+
+def isas(bint compiled=False):
+    """The ISAs that this CPU can run (or all that were compiled), fastest first."""
+    cdef int i = 0
+    names = []
+    while fastce_isas[i].name != NULL:
+        if compiled or fastce_isas[i].runs_here():
+            names.append(fastce_isas[i].name.decode())
+        i += 1
+    return tuple(names)
+
+
+def use_isa(name):
+    """Compute with the kernels of this ISA from now on; returns the name of the former one."""
+    global _isa
+    cdef int i = 0
+    former = None if _isa == NULL else _isa.name.decode()
+    while fastce_isas[i].name != NULL:
+        if fastce_isas[i].name.decode() == name:
+            if not fastce_isas[i].runs_here():
+                raise ValueError(f"isa is {name!r}, which this CPU lacks; it has {isas()}")
+            _isa = &fastce_isas[i]
+            return former
+        i += 1
+    raise ValueError(f"isa is {name!r}, expected one of {isas()}")
+
+
+def isa():
+    return _isa.name.decode()
+
+
+def compiler():
+    return fastce_compiler().decode()
+
+
+def threading():
+    return fastce_threading().decode()
+
+
+def check_threads(n_threads, name="n_threads"):
+    """n_threads as an int, or an error that names the argument."""
+    if isinstance(n_threads, (bool, np.bool_)) or not hasattr(n_threads, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(n_threads).__name__}")
+    n_threads = n_threads.__index__()
+    if not 1 <= n_threads <= 65536:
+        raise ValueError(f"{name} must be 1 or more (65536 at most), got {n_threads}")
+    return n_threads
+
+
+def set_num_threads(n_threads):
+    global _n_threads
+    _n_threads = check_threads(n_threads)
+
+
+def get_num_threads():
+    return _n_threads
+
+
+# ---- checks ------------------------------------------------------------------------------------
+
+cdef inline bint _is_plain(cnp.ndarray array) noexcept:
+    """Native byte order, aligned."""
+    return cnp.PyArray_ISBEHAVED_RO(array)
+
+
+cdef object _kind_name(object array):
+    return f"an array of {array.dtype}"
+
+
+cdef cnp.ndarray _as_logits(object logits):
+    """logits as an aligned native float32 or float64 array; itself if it is one."""
+    cdef cnp.ndarray array
+    cdef int kind
+    if cnp.PyArray_Check(logits):
+        array = <cnp.ndarray>logits
+        kind = cnp.PyArray_TYPE(array)
+        if (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64) and _is_plain(array):
+            return array
+    try:
+        array = np.asarray(logits)
+    except ValueError as error:
+        raise ValueError(f"logits must be an array of numbers: {error}") from None
+    if array.dtype.kind in "biu":
+        return array.astype(np.float64)
+    if array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
+        return array.astype(array.dtype.newbyteorder("="))
+    raise TypeError(f"logits must be float32, float64 or integers, got {_kind_name(array)}")
+
+
+cdef cnp.ndarray _as_targets(object targets):
+    """targets as an aligned native integer array; itself if it is one, and bools as uint8."""
+    cdef cnp.ndarray array
+    if cnp.PyArray_Check(targets):
+        array = <cnp.ndarray>targets
+        if cnp.PyArray_ISINTEGER(array) and _is_plain(array):
+            return array
+    try:
+        array = np.asarray(targets)
+    except ValueError as error:
+        raise ValueError(f"targets must be an array of class indices: {error}") from None
+    except OverflowError:
+        raise ValueError("targets holds a number that no integer dtype can hold") from None
+    if array.dtype.kind == "b":
+        return array.view(np.uint8)
+    if array.dtype.kind in "iu":
+        return array.astype(array.dtype.newbyteorder("="))
+    if array.size == 0 and not cnp.PyArray_Check(targets):
+        return array.astype(np.int64)
+    raise TypeError(f"targets must be integers (class indices), got {_kind_name(array)}")
+
+
+cdef int _target_kind(cnp.ndarray targets) noexcept:
+    cdef bint signed = cnp.PyArray_ISSIGNED(targets)
+    cdef int size = cnp.PyArray_ITEMSIZE(targets)
+    if size == 8:
+        return FASTCE_I64 if signed else FASTCE_U64
+    if size == 4:
+        return FASTCE_I32 if signed else FASTCE_U32
+    if size == 2:
+        return FASTCE_I16 if signed else FASTCE_U16
+    return FASTCE_I8 if signed else FASTCE_U8
+
+
+cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
+    """Weights as a contiguous float64 array of this shape, none negative or NaN."""
+    try:
+        array = np.asarray(weights)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got {_kind_name(array)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    array = np.ascontiguousarray(array, dtype=np.float64).reshape(shape)
+    wrong = ~(array >= 0) | np.isinf(array)
+    if wrong.any():
+        at = np.unravel_index(np.argmax(wrong), shape)
+        place = ", ".join(str(i) for i in at)
+        raise ValueError(f"{name}[{place}] is {array[at]}, expected a finite number, 0 or more")
+    return array
+
+
+cdef object _check_out(object out, cnp.ndarray logits, tuple others):
+    """out as the buffer for grad: right in shape and dtype, writable, and sharing no memory with
+    an input unless it is the logits themselves."""
+    if not cnp.PyArray_Check(out):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    cdef object array = out
+    if not (array.dtype.kind == "f" and array.dtype.itemsize in (4, 8) and array.dtype.isnative):
+        raise TypeError(f"out must be float32 or float64, got {_kind_name(array)}")
+    if array.shape != (<object>logits).shape:
+        raise ValueError(f"out must have the shape of logits {(<object>logits).shape}, "
+                         f"got {array.shape}")
+    if not array.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
+    if not array.flags.aligned:
+        raise ValueError("out must be aligned, got an array that is not")
+    if 0 in array.strides and array.size > 1:
+        for length, stride in zip(array.shape, array.strides):
+            if stride == 0 and length > 1:
+                raise ValueError("out must not repeat its elements, got a stride of 0")
+    same = (array.dtype == (<object>logits).dtype and array.ctypes.data == <size_t>logits.data
+            and array.strides == (<object>logits).strides)
+    if not same and _share_memory(array, logits):
+        raise ValueError("out must be the logits themselves or share no memory with them")
+    for name, other in others:
+        if other is not None and _share_memory(array, other):
+            raise ValueError(f"out must share no memory with {name}")
+    return array
+
+
+cdef bint _share_memory(object a, object b):
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=1000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+cdef object _wrong_target(object targets, ptrdiff_t row, ptrdiff_t n_classes):
+    at = np.unravel_index(row, targets.shape)
+    place = "[" + ", ".join(str(i) for i in at) + "]" if targets.ndim else ""
+    return ValueError(f"targets{place} is {targets[at]}, outside [0, {n_classes})")
+
+
+# ---- the losses --------------------------------------------------------------------------------
+
+cdef inline void _rows_of(fastce_array *to, cnp.ndarray array) noexcept:
+    """The last axis of a 1-D or 2-D array as classes, the other one as rows."""
+    cdef int n_dims = cnp.PyArray_NDIM(array)
+    to.data = cnp.PyArray_BYTES(array)
+    to.class_stride = cnp.PyArray_STRIDE(array, n_dims - 1)
+    to.row_stride = cnp.PyArray_STRIDE(array, 0) if n_dims == 2 else 0
+
+
+cdef inline object _scalar(double value, int kind):
+    """value as np.float32 or np.float64."""
+    cdef float narrow = <float>value
+    if kind == cnp.NPY_FLOAT64:
+        return PyArray_Scalar(&value, cnp.PyArray_DescrFromType(kind), None)
+    return PyArray_Scalar(&narrow, cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), None)
+
+
+def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, ignore_index,
+                  reduction, out, n_threads):
+    """The loss, or (loss, grad): see fastce.cross_entropy for what the arguments mean."""
+    cdef fastce_call call
+    cdef cnp.ndarray x = _as_logits(logits)
+    cdef cnp.ndarray y = _as_targets(targets)
+    cdef cnp.ndarray grad = None, losses = None, weights
+    cdef int n_dims = cnp.PyArray_NDIM(x), kind = cnp.PyArray_TYPE(x), threads, i, failed
+    cdef ptrdiff_t n_valid = 0, wrong, elements
+    cdef double weight_sum = 0, loss_sum = 0
+    cdef bint mean = False, each = False
+
+    if reduction == "mean":
+        mean = True
+    elif reduction == "none":
+        each = True
+    elif not (isinstance(reduction, str) and reduction == "sum"):
+        raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
+    threads = _n_threads if n_threads is None else check_threads(n_threads)
+
+    if n_dims == 0:
+        raise ValueError("logits must have a class axis, got shape ()")
+    if cnp.PyArray_NDIM(y) != n_dims - 1:
+        raise ValueError(_shape_message(x, y))
+    for i in range(n_dims - 1):
+        if cnp.PyArray_DIM(y, i) != cnp.PyArray_DIM(x, i):
+            raise ValueError(_shape_message(x, y))
+    if cnp.PyArray_DIM(x, n_dims - 1) == 0:
+        raise ValueError(f"logits must have at least one class, got shape {(<object>x).shape}")
+
+    memset(&call, 0, sizeof(call))
+    call.n_classes = cnp.PyArray_DIM(x, n_dims - 1)
+    call.n_rows = cnp.PyArray_SIZE(y)
+    if ignore_index is not None:
+        _set_ignore_index(&call, ignore_index)
+    cdef tuple shape = None
+    cdef object class_weights = None, sample_weights = None
+    if class_weight is not None:
+        weights = class_weights = _as_weights(class_weight, "class_weight", (call.n_classes,))
+        call.class_weight = <const double *>cnp.PyArray_DATA(weights)
+    if sample_weight is not None:
+        sample_weights = weights = _as_weights(sample_weight, "sample_weight", (<object>y).shape)
+        call.sample_weight.data = cnp.PyArray_BYTES(weights)
+        call.sample_weight.row_stride = 8
+    if out is not None:
+        if not with_grad:
+            raise TypeError("out is the buffer for grad, which this function does not compute")
+        _check_out(out, x, (("targets", targets if cnp.PyArray_Check(targets) else None),
+                            ("class_weight", class_weights), ("sample_weight", sample_weights)))
+
+    # More than two dimensions are two, with the rows in order; no copy if the strides allow.
+    result = None
+    if n_dims > 2:
+        x = (<object>x).reshape(-1, call.n_classes)
+    y = y if cnp.PyArray_NDIM(y) <= 1 else (<object>y).reshape(-1)
+    _rows_of(&call.logits, x)
+    call.targets.data = cnp.PyArray_BYTES(y)
+    call.targets.row_stride = cnp.PyArray_STRIDE(y, 0) if cnp.PyArray_NDIM(y) == 1 else 0
+    call.target_kind = _target_kind(y)
+    call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
+
+    wrong = call.kernels.check_targets(&call, &n_valid, &weight_sum)
+    if wrong >= 0:
+        raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
+
+    call.grad_scale = 1.0
+    if mean:
+        # No weight left: the loss is 0 / 0, its gradient 0, as in PyTorch.
+        call.grad_scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
+    if with_grad:
+        if out is None:
+            grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
+            result = grad if n_dims <= 2 else (<object>grad).reshape((<object>logits).shape)
+        else:
+            result = grad = out
+            if cnp.PyArray_TYPE(grad) != kind or n_dims > 2:
+                # written through a buffer: the kernel writes rows of the logits' own dtype
+                grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
+        _rows_of(&call.grad, grad)
+    if each:
+        losses = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(y), cnp.PyArray_DIMS(y), kind, 0)
+        call.losses = cnp.PyArray_DATA(losses)
+
+    call.kernels.plan(&call)
+    elements = call.n_rows * (call.n_classes + 16)  # a row costs about as much as 16 elements
+    if threads > elements / ELEMENTS_PER_THREAD:
+        threads = <int>(elements / ELEMENTS_PER_THREAD)
+    if elements < ELEMENTS_WITH_GIL:
+        failed = fastce_run(&call, 1, &loss_sum)
+    else:
+        with nogil:
+            failed = fastce_run(&call, threads, &loss_sum)
+    if failed:
+        raise MemoryError("no memory for one row of terms per thread")
+
+    if with_grad and out is not None and grad is not out:
+        result[...] = (<object>grad).reshape(result.shape)
+    if each:
+        shape = (<object>targets).shape if n_dims > 2 else None
+        loss = losses if shape is None else (<object>losses).reshape(shape)
+        if n_dims == 1:
+            loss = losses[()]
+    elif mean:
+        loss = _scalar(loss_sum / weight_sum if weight_sum > 0 else float("nan"), kind)
+    else:
+        loss = _scalar(loss_sum, kind)
+    return (loss, result) if with_grad else loss
+
+
+cdef object _shape_message(object logits, object targets):
+    return (f"targets must have shape {logits.shape[:logits.ndim - 1]} (the rows of logits {logits.shape}), "
+            f"got {targets.shape}")
+
+
+cdef int _set_ignore_index(fastce_call *call, object ignore_index) except -1:
+    if isinstance(ignore_index, (bool, np.bool_)) or not hasattr(ignore_index, "__index__"):
+        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
+    value = ignore_index.__index__()
+    # No label outside of int64 can match but a uint64 one, and that is refused as a class anyway.
+    if INT64_MIN <= value < INT64_MAX:
+        call.has_ignore_index = 1
+        call.ignore_index = value
+    return 0
+
+
+# ---- the trainer's step, the benchmarks' yardsticks --------------------------------------------
+
+def adam_step(cnp.ndarray params not None, cnp.ndarray grad not None,
+              cnp.ndarray first_moment not None, cnp.ndarray second_moment not None,
+              ptrdiff_t step, double learning_rate, double beta_1, double beta_2, double epsilon):
+    """One step of Adam in place over flat contiguous float32 arrays of one size; step counts from 1."""
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(params)
+    for name, array in (("params", params), ("grad", grad), ("first_moment", first_moment),
+                        ("second_moment", second_moment)):
+        if (array.dtype != np.float32 or array.size != n or not array.flags.c_contiguous
+                or not array.flags.writeable and name != "grad"):
+            raise ValueError(f"{name} must be a contiguous writable float32 array of size {n}")
+    cdef double step_size = learning_rate / (1 - beta_1 ** step)
+    cdef double second_correction = (1 - beta_2 ** step) ** 0.5
+    _isa.kernels[FASTCE_F32].adam_step(
+        cnp.PyArray_DATA(params), cnp.PyArray_DATA(grad), cnp.PyArray_DATA(first_moment),
+        cnp.PyArray_DATA(second_moment), n, step_size, beta_1, beta_2, epsilon, second_correction)
+
+
+cdef struct _stream:
+    const char *src
+    char *dst
+    ptrdiff_t n_bytes
+    int n_threads
+    const fastce_kernels *kernels
+    double *sums
+
+
+cdef void _stream_part(void *arg, int thread) noexcept nogil:
+    """A contiguous share for each thread, as a streaming benchmark does it."""
+    cdef _stream *job = <_stream *>arg
+    cdef ptrdiff_t share = (job.n_bytes // job.n_threads + 4095) // 4096 * 4096
+    cdef ptrdiff_t start = share * thread
+    cdef ptrdiff_t size = min(share, job.n_bytes - start)
+    if size <= 0:
+        return
+    if job.dst != NULL:
+        job.kernels.stream_copy(job.src + start, job.dst + start, size)
+    else:
+        job.sums[thread] = job.kernels.stream_read(job.src + start, size)
+
+
+def stream_copy(cnp.ndarray src not None, cnp.ndarray dst not None, int n_threads):
+    """Copy src to dst past the caches: the yardstick of the benchmarks.
+
+    Both contiguous, of one size in bytes; an unaligned edge of up to 128 bytes is left out.
+    """
+    cdef ptrdiff_t n_bytes = cnp.PyArray_NBYTES(src), skip
+    if not (cnp.PyArray_ISCARRAY(dst) and cnp.PyArray_ISCARRAY_RO(src)
+            and cnp.PyArray_NBYTES(dst) == n_bytes and n_threads >= 1):
+        raise ValueError("src and dst must be contiguous arrays of one size, n_threads 1 or more")
+    skip = -<ptrdiff_t>(<size_t>cnp.PyArray_DATA(dst)) & 63
+    if n_bytes < skip + 64:
+        return
+    cdef _stream job
+    job.src = cnp.PyArray_BYTES(src) + skip
+    job.dst = cnp.PyArray_BYTES(dst) + skip
+    job.n_bytes = (n_bytes - skip) // 64 * 64
+    job.n_threads = n_threads
+    job.kernels = _isa.kernels[FASTCE_F32]
+    job.sums = NULL
+    with nogil:
+        fastce_parallel(_stream_part, &job, n_threads)
+
+
+def stream_read(cnp.ndarray src not None, int n_threads):
+    """Read src once, as fast as memory goes; returns the sum of its float32s."""
+    if not (cnp.PyArray_ISCARRAY_RO(src) and 1 <= n_threads <= 256):
+        raise ValueError("src must be a contiguous array, n_threads from 1 to 256")
+    cdef double sums[256]
+    cdef _stream job
+    memset(sums, 0, sizeof(sums))
+    job.src = cnp.PyArray_BYTES(src)
+    job.dst = NULL
+    job.n_bytes = cnp.PyArray_NBYTES(src) // 4 * 4
+    job.n_threads = n_threads
+    job.kernels = _isa.kernels[FASTCE_F32]
+    job.sums = sums
+    with nogil:
+        fastce_parallel(_stream_part, &job, n_threads)
+    cdef int i
+    cdef double total = 0
+    for i in range(n_threads):
+        total += sums[i]
+    return total

@@ -1,0 +1,100 @@
+"""The build: one extension, whose C kernel is compiled once per ISA and element type.
+
+Metadata is in pyproject.toml.  Environment: FASTCE_OPENMP=auto|on|off (on: fail without OpenMP),
+CFLAGS (added; -Werror, say).
+"""
+
+import os
+import platform
+import sys
+import tempfile
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# The flag names the same level that dispatch.c asks the CPU for.
+ISAS = {"baseline": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    ISAS = {
+        "baseline": ["-march=x86-64"],
+        "avx2": ["-march=x86-64-v3"],
+        # gcc and clang otherwise stay at 256 bits on AVX-512
+        "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    }
+ELEMS = ["f32", "f64"]
+
+# CFLAGS in the environment replaces Python's own flags, so ours are complete without them.  No
+# -ffast-math: it would turn off subnormals for the whole process.  -Wno-psabi: vectors are passed
+# between inlined functions only.
+FLAGS = ["-O3", "-DNDEBUG", "-g0", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno",
+         "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra",
+         "-Wno-psabi"]  # fmt: skip
+
+# Everything the extension is made of: an edited header rebuilds it, and an sdist has them all.
+INPUTS = ["setup.py", *sorted(glob("csrc/*"))]
+
+
+class BuildKernels(build_ext):
+    """Compiles csrc/kernel.c per ISA and element type, then the extension around the objects."""
+
+    def build_extension(self, ext):
+        # Flags and environment do not show in time stamps, so each build is a whole one.
+        self.force = True
+        self.parallel = None
+        openmp = self.openmp_flags()
+        ext.extra_compile_args = FLAGS + openmp
+        ext.extra_link_args = openmp
+        objects = []
+        for isa, isa_flags in ISAS.items():
+            for elem in ELEMS:
+                objects += self.compiler.compile(
+                    ["csrc/kernel.c"],
+                    output_dir=os.path.join(self.build_temp, f"{isa}_{elem}"),
+                    macros=[("FASTCE_ISA", isa), (f"FASTCE_{elem}", None)],
+                    extra_postargs=FLAGS + isa_flags,
+                    depends=INPUTS,
+                )
+        ext.extra_objects = objects
+        super().build_extension(ext)
+
+    def openmp_flags(self):
+        """["-fopenmp"] if a program with it compiles and links, else [] and a loud warning."""
+        wanted = os.environ.get("FASTCE_OPENMP", "auto")
+        if wanted not in ("auto", "on", "off"):
+            sys.exit(f"FASTCE_OPENMP is {wanted!r}, expected auto, on or off")
+        if wanted == "off":
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder,
+                                                extra_postargs=["-fopenmp"])
+                self.compiler.link_executable(objects, str(Path(folder, "probe")),
+                                              extra_postargs=["-fopenmp"])
+                return ["-fopenmp"]
+            except Exception as error:  # whatever a compiler driver raises, there is no OpenMP
+                if wanted == "on":
+                    sys.exit(f"FASTCE_OPENMP is on, but the compiler has no OpenMP: {error}")
+        line = "*" * 78
+        print(f"\n{line}\nfastce: this compiler has no OpenMP (-fopenmp); building WITHOUT THREADS."
+              f"\nEvery call will run on one core.\n{line}\n", file=sys.stderr, flush=True)
+        return []
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "fastce._kernel",
+            ["fastce/_kernel.pyx", "csrc/dispatch.c", "csrc/parallel.c", "csrc/call.c"],
+            include_dirs=["csrc", np.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                           ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+            depends=INPUTS,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)
