@@ -1,0 +1,244 @@
+"""The command line: flags, what is shown, and the exit status. What it does lives elsewhere.
+
+Everything heavy is imported by the command that needs it, so that --help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import fastce
+
+USAGE = 2  # also for bad input: one line on stderr, which names the flag or the file
+INTERRUPTED = 130  # 128 + SIGINT, and
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports programs that these signals end
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # One line: argparse would print the usage first, and arguments may hold line breaks.
+        self.exit(USAGE, f"{self.prog}: {_one_line(message)}\n")
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _say(line: str) -> None:
+    """Print a line at once, also into a pipe, and also if a path in it is no text."""
+    print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
+        return value
+
+    return integer
+
+
+def _learning_rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    return value
+
+
+def _hidden(text: str) -> tuple[int, ...]:
+    unit_count = _integer(1)
+    return tuple(unit_count(size) for size in text.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fastce", description=fastce.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"fastce {fastce.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+
+    train = commands.add_parser(
+        "train",
+        help="train a small network on MNIST",
+        description="Train a network of ReLU layers on MNIST, through fastce's fused loss.",
+        allow_abbrev=False,
+    )
+    _add_data_flags(train)
+    add = train.add_argument
+    add(
+        "--hidden",
+        type=_hidden,
+        default=(128,),
+        metavar="N[,N...]",
+        help="units of each hidden layer (128)",
+    )
+    add(
+        "--epochs",
+        type=_integer(1),
+        default=10,
+        metavar="N",
+        help="in total, also with --resume (10)",
+    )
+    add("--batch-size", type=_integer(1), default=64, metavar="N", help="images per step (64)")
+    add("--lr", type=_learning_rate, default=1e-3, metavar="X", help="learning rate (0.001)")
+    add("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum 0.9 (adam)")
+    add("--seed", type=_integer(0), default=0, metavar="N", help="of weights and shuffling (0)")
+    add(
+        "--threads",
+        type=_integer(1),
+        metavar="N",
+        help="of fastce's kernels; OPENBLAS_NUM_THREADS is for NumPy's",
+    )
+    add(
+        "--out",
+        default=os.path.join("runs", "mnist"),
+        metavar="DIR",
+        help="for the results (runs/mnist)",
+    )
+    add("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="loss and accuracy of a trained model",
+        description="Print loss and accuracy of a model on the test images.",
+        allow_abbrev=False,
+    )
+    evaluate.add_argument("model", help="a model.npz that fastce train wrote")
+    _add_data_flags(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    # Only for --help: main() hands its arguments on before anything is parsed.
+    commands.add_parser("bench", help="time the loss against other libraries", add_help=False)
+    info = commands.add_parser("info", help="version, instruction set and threads in use")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--data", metavar="DIR", help="the four IDX files (an embedded subset of MNIST)"
+    )
+    group.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch the full MNIST into a cache folder, and use it",
+    )
+
+
+def _load_data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from fastce.mlp import load_mnist
+
+    folder = arguments.data
+    if arguments.download:
+        from fastce.mlp.download import download_mnist
+
+        folder = download_mnist(say=_say)
+    return load_mnist(folder)
+
+
+@contextmanager
+def _progress(title: str, n_rows: int) -> Iterator[Callable[[int], object] | None]:
+    """A bar for one epoch, on a terminal with tqdm; else nothing, the line per epoch is enough."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        yield None
+        return
+    with tqdm(total=n_rows, desc=title, unit=" images", unit_scale=True, leave=False) as bar:
+        yield bar.update
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from fastce.mlp.run import train
+
+    if arguments.threads is not None:
+        try:
+            fastce.set_num_threads(arguments.threads)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"--threads: {error}") from None
+    last = train(
+        _load_data(arguments),
+        arguments.out,
+        hidden=arguments.hidden,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        optimizer=arguments.optimizer,
+        seed=arguments.seed,
+        resume=arguments.resume,
+        say=_say,
+        progress=_progress,
+    )
+    _say_result(last.test_loss, last.test_accuracy)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from fastce.mlp import MLPClassifier
+
+    classifier = MLPClassifier.load(arguments.model)
+    _, _, X_test, y_test = _load_data(arguments)
+    try:
+        loss, accuracy = classifier.loss_and_accuracy(X_test, y_test)
+    except ValueError as error:
+        raise ValueError(f"{arguments.model}: not a model for these images: {error}") from None
+    _say_result(loss, accuracy)
+
+
+def _say_result(loss: float, accuracy: float) -> None:
+    _say(f"test loss {loss:.4f}, test accuracy {accuracy:.4f}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    fastce.show_config()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        0 done; 2 bad input or usage, after one line on stderr; 130 interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = "fastce"
+    try:
+        if argv[:1] == ["bench"]:
+            from fastce.benchmark import main as bench
+
+            return bench(argv[1:])
+        arguments = _parser().parse_args(argv)
+        command = f"fastce {arguments.command}"
+        arguments.run(arguments)
+        return 0
+    except SystemExit as stop:  # argparse, after --help or an error
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except BrokenPipeError:
+        # As in `fastce train | head`. Else Python complains at exit that it cannot flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except (ValueError, MemoryError) as error:
+        message = str(error)
+    print(f"{command}: {_one_line(message)}", file=sys.stderr)
+    return USAGE

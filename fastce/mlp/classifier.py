@@ -1,0 +1,444 @@
+"""MLPClassifier: scikit-learn's names around network.py and fastce's loss.
+
+Runs in a folder, with checkpoints and metrics, are the business of run.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import numbers
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastce import cross_entropy, cross_entropy_with_grad
+from fastce._kernel import adam_step
+
+from . import network
+from .files import load_arrays, save_arrays
+
+# Rows per forward pass outside of training: 784 + 128 floats each are 3.7 MB, about an L2 cache and
+# some of L3, and 10 rows or 10,000 take no other path.
+ROWS_AT_ONCE = 1024
+
+MODEL_FORMAT = "fastce-mlp-1"
+
+
+class DivergedError(ValueError):
+    """The loss or the weights stopped being finite: the learning rate is too large."""
+
+
+class MLPClassifier:
+    """
+    A multi-layer perceptron for classification: ReLU layers, softmax, cross-entropy.
+
+    Names and meaning are scikit-learn's. Everything is float32. The matrix products are NumPy's,
+    and use as many threads as its BLAS is told to (``OPENBLAS_NUM_THREADS``); the loss and Adam
+    are fastce's.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default (128,)
+        Units of each hidden layer; ``()`` is softmax regression.
+    solver : {"adam", "sgd"}, default "adam"
+        Adam as in PyTorch, with bias correction; or gradient descent with momentum.
+    learning_rate_init : float, default 1e-3
+    batch_size : int, default 64
+        Rows per step; at most all rows are taken. The last batch of an epoch may be shorter.
+    max_iter : int, default 10
+        Epochs that `fit` trains. It never stops earlier.
+    random_state : int or None, default 0
+        The seed of the initial weights and of each epoch's shuffling. The same seed, data, machine
+        and number of BLAS threads give the same bits. None: another seed for every fit.
+    momentum : float in [0, 1), default 0.9
+        For "sgd": velocity = momentum * velocity + gradient.
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+        For "adam": decay of the first and second moment.
+    epsilon : float, default 1e-8
+        For "adam": added to the root of the second moment.
+
+    Attributes
+    ----------
+    classes_ : array of shape (n_classes,)
+    n_features_in_ : int
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch, in nats, over the batches as they were met.
+    coefs_, intercepts_ : lists of float32 arrays
+        The layers' weights, (n_inputs, n_outputs), and biases, (n_outputs,).
+
+    Examples
+    --------
+    >>> from fastce.mlp import MLPClassifier, load_mnist
+    >>> X, y, X_test, y_test = load_mnist()
+    >>> clf = MLPClassifier(hidden_layer_sizes=(32,), max_iter=3).fit(X, y)
+    >>> clf.score(X_test, y_test) > 0.85
+    True
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (128,),
+        *,
+        solver: str = "adam",
+        learning_rate_init: float = 1e-3,
+        batch_size: int = 64,
+        max_iter: int = 10,
+        random_state: int | None = 0,
+        momentum: float = 0.9,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.momentum = momentum
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments, as scikit-learn's clone() asks for them."""
+        return {name: getattr(self, name) for name in inspect.signature(MLPClassifier).parameters}
+
+    # Training
+
+    def fit(self, X: Any, y: Any) -> MLPClassifier:
+        """
+        Train from new weights for `max_iter` epochs.
+
+        Parameters
+        ----------
+        X : array of shape (n, n_features)
+            Finite numbers; converted to float32, and copied only if they are not that already.
+        y : array of shape (n,)
+            Integers, bools or strings; `classes_` are the different ones, sorted.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before the first step, for parameters, shapes and values that cannot be. During
+            training only if the loss stops being finite: the learning rate is too large.
+        """
+        X, y = _as_inputs(X), _as_labels(y)
+        self._begin(X.shape[1], np.unique(y))
+        targets = self._encode(y, len(X))
+        for _ in range(self.max_iter):
+            self._train_epoch(X, targets)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> MLPClassifier:
+        """
+        Train for one epoch over X, going on from where the last one ended.
+
+        Parameters
+        ----------
+        X, y : as for `fit`
+        classes : array of shape (n_classes,), optional
+            All the labels that later calls may bring; needed at the first call only, and there
+            by default the labels of `y`.
+        """
+        X, y = _as_inputs(X), _as_labels(y)
+        if not hasattr(self, "classes_"):
+            self._begin(X.shape[1], np.unique(y if classes is None else _as_labels(classes)))
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes: expected those of the first call, {self.classes_.tolist()}")
+        self._check_parameters()
+        self._check_features(X)
+        self._train_epoch(X, self._encode(y, len(X)))
+        return self
+
+    def _begin(self, n_features: int, classes: np.ndarray) -> None:
+        """New weights and moments; all parameters are checked here."""
+        hidden = self._check_parameters()
+        self._seed = (
+            np.random.SeedSequence().entropy if self.random_state is None else self.random_state
+        )
+        sizes = (n_features, *hidden, len(classes))
+        self._params = network.init_params(sizes, np.random.default_rng(self._seed))
+        # Adam's two moments, or the velocity.
+        self._moments = np.zeros((2 if self.solver == "adam" else 1, self._params.size), np.float32)
+        self._n_steps = 0
+        self._sizes = sizes
+        self.n_features_in_ = n_features
+        self.n_iter_ = 0
+        self.loss_curve_: list[float] = []
+        self.classes_ = classes
+
+    def _check_parameters(self) -> tuple[int, ...]:
+        """The hidden layers as a tuple, after all parameters were found to be possible."""
+        hidden = self.hidden_layer_sizes
+        hidden = (hidden,) if isinstance(hidden, numbers.Integral) else tuple(hidden)
+        for size in hidden:
+            _check_integer("hidden_layer_sizes", size, 1)
+        _check_integer("batch_size", self.batch_size, 1)
+        _check_integer("max_iter", self.max_iter, 1)
+        if self.random_state is not None:
+            _check_integer("random_state", self.random_state, 0)
+        if self.solver not in ("adam", "sgd"):
+            raise ValueError(f'solver: expected "adam" or "sgd", got {self.solver!r}')
+        for name in ("learning_rate_init", "epsilon"):
+            value = _as_float(name, getattr(self, name))
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+        for name in ("momentum", "beta_1", "beta_2"):
+            value = _as_float(name, getattr(self, name))
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {value}")
+        return tuple(int(size) for size in hidden)
+
+    def _train_epoch(
+        self, X: np.ndarray, targets: np.ndarray, on_batch: Callable[[int], object] | None = None
+    ) -> float:
+        """One epoch over checked data; `on_batch` hears the number of rows after each step."""
+        n_rows = len(X)
+        batch_size = min(self.batch_size, n_rows)
+        epoch = self.n_iter_ + 1
+        # From the seed and the epoch alone: a resumed run needs no state of a generator.
+        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(epoch,)))
+        order = rng.permutation(n_rows)
+        targets = targets.take(order)
+
+        params, moments = self._params, self._moments
+        grad = np.empty_like(params)
+        layers = network.layer_views(params, self._sizes)
+        grads = network.layer_views(grad, self._sizes)
+        whole = network.make_scratch(self._sizes, batch_size)
+        total_loss = 0.0
+        # A learning rate too large overflows: that ends in one error below, not in warnings.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, n_rows, batch_size):
+                rows = order[start : start + batch_size]
+                n = len(rows)
+                scratch = whole if n == batch_size else network.first_rows(whole, n)
+                # mode="clip" writes into `out` directly; the default gathers into a copy first.
+                X.take(rows, axis=0, out=scratch.activations[0], mode="clip")
+                logits = network.forward(layers, scratch)
+                loss, _ = cross_entropy_with_grad(
+                    logits, targets[start : start + n], out=scratch.deltas[-1]
+                )
+                network.backward(layers, grads, scratch)
+                self._n_steps += 1
+                if self.solver == "adam":
+                    adam_step(
+                        params,
+                        grad,
+                        moments[0],
+                        moments[1],
+                        self._n_steps,
+                        self.learning_rate_init,
+                        self.beta_1,
+                        self.beta_2,
+                        self.epsilon,
+                    )
+                else:
+                    network.sgd_step(
+                        params, grad, moments[0], self.learning_rate_init, self.momentum
+                    )
+                total_loss += float(loss) * n
+                if on_batch is not None:
+                    on_batch(n)
+        mean_loss = total_loss / n_rows
+        if not (math.isfinite(mean_loss) and np.isfinite(params).all()):
+            del self.classes_  # no predictions from such weights
+            raise DivergedError(
+                f"learning_rate_init: {self.learning_rate_init} is too large for these data: "
+                f"no finite loss in epoch {epoch}"
+            )
+        self.n_iter_ = epoch
+        self.loss_curve_.append(mean_loss)
+        return mean_loss
+
+    # Prediction
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each row, shape (n,)."""
+        columns = self._logits(X).argmax(axis=1)
+        best: np.ndarray = self.classes_[columns]
+        return best
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities, float32 of shape (n, n_classes), in the order of `classes_`."""
+        logits = self._logits(X)
+        logits -= logits.max(axis=1, keepdims=True)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=1, keepdims=True)
+        return logits
+
+    def score(self, X: Any, y: Any) -> float:
+        """The accuracy on X, y: the share of rows whose class is predicted."""
+        predicted = self.predict(X)
+        y = _as_labels(y)
+        _check_length(y, len(predicted))
+        return float(np.mean(predicted == y))
+
+    def loss_and_accuracy(self, X: Any, y: Any) -> tuple[float, float]:
+        """Mean cross-entropy in nats, and accuracy, from one pass over X."""
+        logits = self._logits(X)
+        targets = self._encode(_as_labels(y), len(logits))
+        accuracy = float(np.mean(logits.argmax(axis=1) == targets))
+        return float(cross_entropy(logits, targets)), accuracy
+
+    def _logits(self, X: Any) -> np.ndarray:
+        self._check_fitted()
+        X = _as_inputs(X)
+        self._check_features(X)
+        layers = network.layer_views(self._params, self._sizes)
+        whole = network.make_scratch(self._sizes, min(len(X), ROWS_AT_ONCE))
+        logits = np.empty((len(X), len(self.classes_)), np.float32)
+        for start in range(0, len(X), ROWS_AT_ONCE):
+            batch = X[start : start + ROWS_AT_ONCE]
+            scratch = network.first_rows(whole, len(batch))
+            scratch.activations[0] = batch
+            scratch.activations[-1] = logits[start : start + ROWS_AT_ONCE]
+            network.forward(layers, scratch)
+        return logits
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "classes_"):
+            raise ValueError("this MLPClassifier is not fitted yet: call fit or partial_fit first")
+
+    def _check_features(self, X: np.ndarray) -> None:
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(f"X: expected {self.n_features_in_} features, got {X.shape[1]}")
+
+    def _encode(self, y: np.ndarray, n_rows: int) -> np.ndarray:
+        """The labels' positions in `classes_`."""
+        _check_length(y, n_rows)
+        targets = np.searchsorted(self.classes_, y)
+        np.minimum(targets, len(self.classes_) - 1, out=targets)
+        unknown = self.classes_[targets] != y
+        if np.any(unknown):
+            i = int(np.argmax(unknown))
+            raise ValueError(
+                f"y[{i}] is {y[i].item()!r}, which is none of the classes {self.classes_.tolist()}"
+            )
+        return targets
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        return [weight for weight, _ in network.layer_views(self._params, self._sizes)]
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        return [bias for _, bias in network.layer_views(self._params, self._sizes)]
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the trained model to an .npz file: the same model gives the same bytes.
+
+        It holds ``weight_0``, ``bias_0``, ``weight_1``, ... , ``classes`` and ``loss_curve``,
+        loads with ``allow_pickle=False``, and replaces an older file atomically. The optimiser's
+        moments are not in it: `partial_fit` after `load` starts them anew.
+        """
+        self._check_fitted()
+        parameters = self.get_params() | {"hidden_layer_sizes": self._sizes[1:-1]}
+        arrays = {
+            "format": np.array(MODEL_FORMAT),
+            "parameters": np.array(json.dumps(parameters, sort_keys=True)),
+            "classes": self.classes_,
+            "loss_curve": np.array(self.loss_curve_),
+        }
+        for i, (weight, bias) in enumerate(network.layer_views(self._params, self._sizes)):
+            arrays[f"weight_{i}"] = weight
+            arrays[f"bias_{i}"] = bias
+        save_arrays(path, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MLPClassifier:
+        """
+        Read a model that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or is not such a model; the message names it.
+        """
+        arrays = load_arrays(path)
+        try:
+            if str(arrays["format"]) != MODEL_FORMAT:
+                raise ValueError(f"expected the format {MODEL_FORMAT}, got {arrays['format']}")
+            classifier = cls(**json.loads(str(arrays["parameters"])))
+            classes = _as_labels(arrays["classes"])
+            if not np.array_equal(classes, np.unique(classes)):
+                raise ValueError("classes are not sorted and different")
+            n_features = len(arrays["weight_0"])
+            if n_features == 0:
+                raise ValueError("weight_0 is empty")
+            classifier._begin(n_features, classes)
+            layers = network.layer_views(classifier._params, classifier._sizes)
+            for i, layer in enumerate(layers):
+                for name, view in zip((f"weight_{i}", f"bias_{i}"), layer, strict=True):
+                    array = arrays[name]
+                    if array.dtype != np.float32 or array.shape != view.shape:
+                        raise ValueError(
+                            f"{name}: expected float32 of shape {view.shape}, "
+                            f"got {array.dtype} of {array.shape}"
+                        )
+                    if not np.isfinite(array).all():
+                        raise ValueError(f"{name} is not finite")
+                    view[...] = array
+            loss_curve = arrays["loss_curve"]
+            if loss_curve.dtype != np.float64 or loss_curve.ndim != 1:
+                raise ValueError(f"loss_curve: expected float64 of shape (n,), got {loss_curve!r}")
+            classifier.loss_curve_ = loss_curve.tolist()
+            classifier.n_iter_ = len(classifier.loss_curve_)
+        except (ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+            raise ValueError(f"{os.fspath(path)}: not a model of fastce: {error}") from None
+        return classifier
+
+
+def _as_inputs(values: Any) -> np.ndarray:
+    """X as finite C-contiguous float32 of shape (n, n_features), n and n_features above 0."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"X: expected numbers, got {given.dtype}")
+    if given.ndim != 2 or 0 in given.shape:
+        raise ValueError(f"X: expected shape (n, n_features), neither 0, got {given.shape}")
+    with np.errstate(over="ignore"):
+        X = np.ascontiguousarray(given, np.float32)
+    # Two passes without a temporary, as NaN is the minimum of everything that holds one.
+    if not (math.isfinite(X.min()) and math.isfinite(X.max())):
+        row, column = np.argwhere(~np.isfinite(X))[0]
+        raise ValueError(f"X: expected finite float32 values, got {X[row, column]} in row {row}")
+    return X
+
+
+def _as_labels(values: Any) -> np.ndarray:
+    y = np.asarray(values)
+    if y.dtype.kind == "O":  # a column of strings from pandas, for one
+        y = np.array(y.tolist())
+    if y.ndim != 1:
+        raise ValueError(f"y: expected shape (n,), got {y.shape}")
+    if y.dtype.kind not in "biuUS":
+        raise TypeError(f"y: expected integers or strings, got {y.dtype}")
+    return y
+
+
+def _check_length(y: np.ndarray, n_rows: int) -> None:
+    if len(y) != n_rows:
+        raise ValueError(f"y: expected {n_rows} labels, one for each row of X, got {len(y)}")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected {least} or more, got {value}")
+
+
+def _as_float(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)

@@ -1,0 +1,102 @@
+"""How files are opened and replaced here: regular files only, and as a whole or not at all.
+
+Also the .npz archives without times or pickles. What their arrays mean is the business of
+classifier.py (the model) and run.py (the checkpoint).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
+    """A file for reading, and its size; never a named pipe, whose open() would block for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{os.fspath(path)}: expected a regular file")
+    with open(path, "rb") as file:
+        yield file, os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """
+    A binary file that takes the place of `path` when the block ends well.
+
+    At any moment, and after a crash or loss of power at any moment, `path` is the old file or
+    the new one. A killed process leaves at most ``.name.<pid>.tmp`` beside it.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            # Name the file that was asked for. A full disk names none at all.
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise
+    # The rename itself has to reach the disk too. Windows cannot open a folder.
+    if os.name != "nt":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_unfinished(path: Path) -> None:
+    """What `replacing` left behind beside `path` when its process was killed."""
+    for unfinished in path.parent.glob(f".{path.name}.[0-9]*.tmp"):
+        unfinished.unlink(missing_ok=True)
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Write an uncompressed .npz. The same arrays give the same bytes: NumPy dates all to 1980."""
+    with replacing(path) as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """
+    Read all arrays of an .npz file that save_arrays wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is anything else, or damaged; the message names it. Pickled objects are
+        refused, and so is compression: no array can be larger than the file.
+    OSError
+        If it cannot be read.
+    """
+    with open_regular(path) as (file, size):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # NumPy only warns of headers that Python 2 wrote
+                with zipfile.ZipFile(file) as archive:
+                    if sum(member.file_size for member in archive.infolist()) > size:
+                        raise ValueError("compressed or overlapping members")
+                with np.load(file, allow_pickle=False) as members:
+                    arrays = dict(members)
+            for name, array in arrays.items():
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(f"{name} is not an array")
+            return arrays
+        # zipfile and NumPy's header parser raise a dozen types on damaged bytes, undocumented.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{os.fspath(path)}: not a readable .npz file: {reason}") from None

@@ -1,0 +1,508 @@
+"""MLPClassifier: right derivatives, the optimisers' formulas, learning, scikit-learn's manners."""
+
+import copy
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import fastce
+from fastce._kernel import adam_step
+from fastce.mlp import MLPClassifier, load_mnist, network
+from fastce.mlp.classifier import DivergedError
+
+FULL = os.environ.get("FASTCE_MNIST_DIR")
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load_mnist()
+
+
+@pytest.fixture
+def task(rng):
+    """Three classes that a small network can tell apart: X (90, 6), y (90,)."""
+    y = np.repeat(np.arange(3), 30)
+    X = rng.normal(size=(90, 6)).astype(np.float32)
+    X[np.arange(90), y] += 4
+    return X, y
+
+
+# Derivatives and steps
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (5, 7, 3), (4, 6, 5, 3), (3, 1, 2)])
+def test_backward_is_the_derivative_of_the_loss(rng, sizes):
+    """In float64, against central differences. Their error is about eps**(2/3) times the values."""
+    params = network.init_params(sizes, rng).astype(np.float64)
+    params += 0.1 * rng.normal(size=params.size)  # biases are 0 at first, which would hide faults
+    layers = network.layer_views(params, sizes)
+    scratch = network.make_scratch(sizes, 8, np.float64)
+    scratch.activations[0][...] = rng.normal(size=(8, sizes[0]))
+    targets = rng.integers(0, sizes[-1], 8)
+
+    grad = np.full_like(params, np.nan)
+    fastce.cross_entropy_with_grad(
+        network.forward(layers, scratch), targets, out=scratch.deltas[-1]
+    )
+    network.backward(layers, network.layer_views(grad, sizes), scratch)
+
+    step = 6e-6  # eps ** (1 / 3)
+    for i, value in enumerate(params.copy()):
+        losses = []
+        for params[i] in (value + step, value - step):
+            losses.append(float(fastce.cross_entropy(network.forward(layers, scratch), targets)))
+        params[i] = value
+        assert abs((losses[0] - losses[1]) / (2 * step) - grad[i]) < 1e-9
+
+
+def test_layers_share_the_flat_buffer():
+    flat = np.arange(network.n_params((3, 2, 4)), dtype=np.float32)
+    layers = network.layer_views(flat, (3, 2, 4))
+    assert [layer.weight.shape for layer in layers] == [(3, 2), (2, 4)]
+    np.testing.assert_array_equal(
+        np.concatenate([part.ravel() for layer in layers for part in layer]), flat
+    )
+    assert all(np.shares_memory(part, flat) for layer in layers for part in layer)
+
+
+def test_he_initialisation(rng):
+    weight, bias = network.layer_views(network.init_params((400, 300), rng), (400, 300))[0]
+    assert not bias.any()
+    # 120,000 draws: the standard deviation's own is 1 / sqrt(2 * 120,000) = 0.2 % of it.
+    assert weight.std() == pytest.approx(np.sqrt(2 / 400), rel=0.01)
+
+
+def test_adam_is_pytorchs_formula(rng):
+    """Ten steps against the textbook in float64."""
+    params = rng.normal(size=37).astype(np.float32)
+    moments = np.zeros((2, 37), np.float32)
+    p, m, v = params.astype(np.float64), 0.0, 0.0
+    for step in range(1, 11):
+        g = rng.normal(size=37).astype(np.float32)
+        adam_step(params, g, moments[0], moments[1], step, 0.01, 0.9, 0.99, 1e-3)
+        m = 0.9 * m + 0.1 * g
+        v = 0.99 * v + 0.01 * g.astype(np.float64) ** 2
+        p -= 0.01 / (1 - 0.9**step) * m / (np.sqrt(v) / np.sqrt(1 - 0.99**step) + 1e-3)
+    np.testing.assert_allclose(params, p, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(moments, [m, v], rtol=1e-5)
+
+
+def test_sgd_is_pytorchs_formula(rng):
+    params, velocity = rng.normal(size=(2, 37)).astype(np.float32)
+    p, v = params.astype(np.float64), velocity.astype(np.float64)
+    for _ in range(10):
+        g = rng.normal(size=37).astype(np.float32)
+        v = 0.8 * v + g
+        p -= 0.01 * v
+        network.sgd_step(params, g, velocity, 0.01, 0.8)
+    np.testing.assert_allclose(params, p, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(velocity, v, rtol=0, atol=1e-5)
+
+
+# Learning
+
+
+@pytest.mark.parametrize(("solver", "rate"), [("adam", 0.01), ("sgd", 0.1)])
+@pytest.mark.parametrize("hidden", [(), 12, (12, 8)])
+def test_overfits_one_batch(task, hidden, solver, rate):
+    X, y = task
+    clf = MLPClassifier(
+        hidden, solver=solver, learning_rate_init=rate, batch_size=90, max_iter=300
+    ).fit(X, y)
+    assert clf.score(X, y) == 1
+    assert clf.loss_curve_[-1] < 0.05 * clf.loss_curve_[0]
+
+
+@pytest.mark.parametrize(("solver", "rate"), [("adam", 1e-3), ("sgd", 0.05)])
+def test_learns_mnist(mnist, solver, rate):
+    X, y, X_test, y_test = mnist
+    clf = MLPClassifier(solver=solver, learning_rate_init=rate).fit(X, y)
+    assert clf.score(X_test, y_test) >= 0.93
+    assert clf.n_iter_ == len(clf.loss_curve_) == 10
+    assert (np.diff(clf.loss_curve_) < 0).all()
+
+
+@pytest.mark.skipif(not FULL, reason="FASTCE_MNIST_DIR is not set")
+def test_learns_the_full_mnist():
+    X, y, X_test, y_test = load_mnist(FULL)
+    for seed in range(3):
+        assert MLPClassifier(random_state=seed).fit(X, y).score(X_test, y_test) >= 0.975
+
+
+def test_the_first_loss_is_that_of_the_initial_weights(task):
+    """One batch holds all rows: the epoch's loss is known before the step."""
+    X, y = task
+    clf = MLPClassifier(4, batch_size=90, max_iter=1)
+    clf._begin(6, np.arange(3))
+    expected, _ = clf.loss_and_accuracy(X, y)
+    assert clf.fit(X, y).loss_curve_ == [pytest.approx(expected, rel=1e-6)]
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(90, 64), (1, 64), (65, 64), (10, 1), (30, 10**20)])
+def test_a_short_last_batch_counts_by_its_rows(task, n, batch_size):
+    """With a learning rate of nearly nothing the epoch's loss is the mean over all rows."""
+    X, y = (a[::-1][:n] for a in task)
+    clf = MLPClassifier(5, batch_size=batch_size, learning_rate_init=1e-20, max_iter=1)
+    clf.partial_fit(X, y, classes=[0, 1, 2])
+    assert clf.loss_curve_[0] == pytest.approx(clf.loss_and_accuracy(X, y)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [90, 64])
+def test_every_row_is_met_once_an_epoch(monkeypatch, n):
+    X = np.arange(n, dtype=np.float32)[:, None]
+    met = []
+    forward = network.forward
+
+    def spy(layers, scratch):
+        met.append(scratch.activations[0].ravel().copy())
+        return forward(layers, scratch)
+
+    monkeypatch.setattr(network, "forward", spy)
+    MLPClassifier(2, max_iter=2).fit(X, np.arange(n) % 2)
+    half = len(met) // 2
+    first, second = np.concatenate(met[:half]), np.concatenate(met[half:])
+    assert sorted(first) == sorted(second) == list(range(n))
+    assert not np.array_equal(first, second)
+
+
+# The same bits
+
+
+def same_weights(a, b):
+    return a._params.tobytes() == b._params.tobytes()
+
+
+def test_the_seed_decides_the_bits(task):
+    first, second = (MLPClassifier(8, max_iter=3).fit(*task) for _ in range(2))
+    assert same_weights(first, second)
+    assert not same_weights(first, MLPClassifier(8, max_iter=3, random_state=1).fit(*task))
+    anyones = [MLPClassifier(8, max_iter=1, random_state=None).fit(*task) for _ in range(2)]
+    assert not same_weights(*anyones)
+
+
+def test_threads_do_not_change_the_bits(mnist):
+    X, y = mnist[0][:1000], mnist[1][:1000]
+    weights = set()
+    for n_threads in (1, 2, 3):
+        with fastce.threads(n_threads):
+            weights.add(MLPClassifier(300, max_iter=1).fit(X, y)._params.tobytes())
+    assert len(weights) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_partial_fit_goes_on_where_fit_ended(task, copied):
+    whole = MLPClassifier(8, max_iter=5).fit(*task)
+    clf = MLPClassifier(8, max_iter=3).fit(*task)
+    clf = copied(clf).partial_fit(*task)
+    clf.partial_fit(*task)
+    assert clf.n_iter_ == 5
+    assert clf.loss_curve_ == whole.loss_curve_
+    assert same_weights(clf, whole)
+
+
+def test_the_memory_layout_and_dtype_of_the_data_do_not_matter(task):
+    X, y = task
+    expected = MLPClassifier(8, max_iter=2).fit(X, y)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    wide = np.zeros((90, 12), np.float32)
+    wide[:, ::2] = X
+    for other in (X.astype(np.float64), np.asfortranarray(X), frozen, wide[:, ::2], X.tolist()):
+        assert same_weights(MLPClassifier(8, max_iter=2).fit(other, y.astype(np.int8)), expected)
+
+
+# Prediction and labels
+
+
+def test_probabilities(task):
+    X, y = task
+    clf = MLPClassifier(8, max_iter=20).fit(X, y)
+    p = clf.predict_proba(X)
+    assert p.shape == (90, 3)
+    assert p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(clf.predict(X), p.argmax(axis=1))
+    loss, accuracy = clf.loss_and_accuracy(X, y)
+    assert loss == pytest.approx(-np.log(p[np.arange(90), y]).mean(), rel=1e-4)
+    assert accuracy == clf.score(X, y)
+
+
+def test_rows_are_predicted_alike_in_any_number(mnist):
+    X, y = mnist[:2]
+    clf = MLPClassifier(16, max_iter=1).fit(X[:500], y[:500])
+    p = clf.predict_proba(X[:2500])
+    # BLAS sums in another order for other shapes; 784 terms, so some ulps.
+    for n in (1, 1023, 1024, 1025):
+        np.testing.assert_allclose(clf.predict_proba(X[:n]), p[:n], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("names", [["no", "perhaps", "yes"], [-7, 3, 1000], [False, True, True]])
+def test_labels_of_any_kind(task, names):
+    X, y = task
+    y = np.array(names)[y]
+    clf = MLPClassifier(8, max_iter=30, learning_rate_init=0.02).fit(X, y)
+    assert clf.classes_.tolist() == sorted(set(names))
+    assert clf.predict(X).dtype == y.dtype
+    assert clf.score(X, y) > 0.9
+    assert clf.score(X, y.astype(object)) == clf.score(X, y)
+
+
+def test_partial_fit_may_bring_classes_later(task):
+    X, y = task
+    clf = MLPClassifier(8).partial_fit(X[:30], y[:30], classes=[0, 1, 2])
+    clf.partial_fit(X[30:], y[30:], classes=[0, 1, 2])
+    assert clf.predict_proba(X).shape == (90, 3)
+    with pytest.raises(ValueError, match=r"classes: expected those of the first call"):
+        clf.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match=r"y\[3\] is 7, which is none of the classes \[0, 1, 2\]"):
+        clf.partial_fit(X[:4], [0, 1, 2, 7])
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("hidden_layer_sizes", (128, 0), ValueError),
+        ("hidden_layer_sizes", -1, ValueError),
+        ("hidden_layer_sizes", (1.5,), TypeError),
+        ("hidden_layer_sizes", True, TypeError),
+        ("solver", "lbfgs", ValueError),
+        ("learning_rate_init", 0.0, ValueError),
+        ("learning_rate_init", float("nan"), ValueError),
+        ("learning_rate_init", float("inf"), ValueError),
+        ("learning_rate_init", "0.1", TypeError),
+        ("batch_size", 0, ValueError),
+        ("batch_size", 1.0, TypeError),
+        ("max_iter", 0, ValueError),
+        ("random_state", -1, ValueError),
+        ("random_state", "x", TypeError),
+        ("momentum", 1.0, ValueError),
+        ("beta_1", -0.1, ValueError),
+        ("beta_2", float("nan"), ValueError),
+        ("epsilon", 0.0, ValueError),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_impossible_parameters_are_named(task, method, name, value, error):
+    clf = MLPClassifier(**{name: value})
+    with pytest.raises(error, match=f"^{name}: ") as caught:
+        getattr(clf, method)(*task)
+    assert "\n" not in str(caught.value)
+    assert not hasattr(clf, "classes_")
+
+
+def with_value(X, value):
+    X = X.astype(np.float64)
+    X[5, 2] = value
+    return X
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda X, y: (X[0], y), ValueError, "X: expected shape"),
+        (lambda X, y: (X[:0], y[:0]), ValueError, "X: expected shape"),
+        (lambda X, y: (X[:, :0], y), ValueError, "X: expected shape"),
+        (lambda X, y: (X.astype(complex), y), TypeError, "X: expected numbers, got complex128"),
+        (lambda X, y: (X.astype(str), y), TypeError, "X: expected numbers"),
+        (lambda X, y: (with_value(X, np.nan), y), ValueError, "X: .* got nan in row 5"),
+        (lambda X, y: (with_value(X, -np.inf), y), ValueError, "X: .* got -inf in row 5"),
+        (lambda X, y: (with_value(X, 1e39), y), ValueError, "X: .* got inf in row 5"),
+        (lambda X, y: (X, y[:-1]), ValueError, "y: expected 90 labels, .* got 89"),
+        (lambda X, y: (X, y[:, None]), ValueError, "y: expected shape"),
+        (lambda X, y: (X, y + 0.5), TypeError, "y: expected integers or strings, got float64"),
+        (lambda X, y: (X, [None, *y[1:]]), TypeError, "y: expected integers or strings"),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "score"])
+def test_impossible_data_are_named(task, method, change, error, message):
+    clf = MLPClassifier(4, max_iter=1)
+    if method == "score":
+        clf.fit(*task)
+    with pytest.raises(error, match=message) as caught:
+        getattr(clf, method)(*change(*task))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fitted_model_wants_the_same_features(task):
+    X, y = task
+    clf = MLPClassifier(4, max_iter=1).fit(X, y)
+    for method in (clf.predict, clf.predict_proba, lambda X: clf.partial_fit(X, y)):
+        with pytest.raises(ValueError, match=r"X: expected 6 features, got 5"):
+            method(X[:, :5])
+
+
+def test_not_fitted(task, tmp_path):
+    clf = MLPClassifier()
+    for use in (clf.predict, clf.predict_proba, lambda X: clf.score(X, task[1])):
+        with pytest.raises(ValueError, match=r"not fitted"):
+            use(task[0])
+    with pytest.raises(ValueError, match=r"not fitted"):
+        clf.save(tmp_path / "model.npz")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_learning_rate_too_large_is_an_error_not_nan(task, solver):
+    clf = MLPClassifier(8, solver=solver, learning_rate_init=1e38, batch_size=8)
+    with pytest.raises(DivergedError, match=r"^learning_rate_init: 1e\+38 is too large"):
+        clf.fit(*task)
+    with pytest.raises(ValueError, match=r"not fitted"):
+        clf.predict(task[0])
+
+
+# Files
+
+
+def test_a_saved_model_comes_back(task, tmp_path):
+    X, y = task
+    y = np.array(["no", "perhaps", "yes"])[y]
+    clf = MLPClassifier([8, 5], max_iter=3, momentum=0.5, random_state=2**70).fit(X, y)
+    clf.save(tmp_path / "a.npz")
+    back = MLPClassifier.load(tmp_path / "a.npz")
+    assert back.get_params() == {**clf.get_params(), "hidden_layer_sizes": [8, 5]}
+    assert same_weights(back, clf)
+    assert back.loss_curve_ == clf.loss_curve_
+    assert back.n_iter_ == 3
+    np.testing.assert_array_equal(back.predict_proba(X), clf.predict_proba(X))
+    np.testing.assert_array_equal(back.predict(X), clf.predict(X))
+    back.save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+    back.partial_fit(X, y)
+
+
+def test_a_saved_model_is_plain_arrays_without_times(task, tmp_path):
+    clf = MLPClassifier((8,), max_iter=1).fit(*task)
+    path = tmp_path / "any name"
+    clf.save(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["weight_0"], clf.coefs_[0])
+        np.testing.assert_array_equal(arrays["bias_1"], clf.intercepts_[1])
+    with zipfile.ZipFile(path) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_failed_save_leaves_the_old_file(task, tmp_path, monkeypatch):
+    clf = MLPClassifier(4, max_iter=1).fit(*task)
+    path = tmp_path / "model.npz"
+    clf.save(path)
+    old = path.read_bytes()
+    clf.partial_fit(*task)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model.npz"):
+        clf.save(path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def model(task, tmp_path):
+    path = tmp_path / "model.npz"
+    MLPClassifier((8,), max_iter=1).fit(*task).save(path)
+    return path
+
+
+def rewritten(path, **changes):
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    arrays.update(changes)
+    with open(path, "wb") as file:
+        np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": np.array("fastce-mlp-2")},
+        {"format": None},
+        {"parameters": np.array("{")},
+        {"parameters": np.array('{"solver": "lbfgs"}')},
+        {"parameters": np.array('{"unknown": 1}')},
+        {"parameters": np.array(json.dumps({"hidden_layer_sizes": [10**18]}))},
+        {"parameters": np.array("[1]")},
+        {"classes": np.array([1, 0, 2])},
+        {"classes": np.array([0, 0, 2])},
+        {"classes": np.array([0.0, 1.0, 2.0])},
+        {"classes": np.array(3)},
+        {"weight_0": np.zeros((6, 9), np.float32)},
+        {"weight_0": np.float32(3)},
+        {"weight_0": np.zeros((0, 8), np.float32)},
+        {"weight_0": np.zeros((6, 8))},
+        {"weight_0": np.full((6, 8), np.nan, np.float32)},
+        {"bias_1": None},
+        {"loss_curve": np.array(1.0)},
+        {"loss_curve": np.array(["a"])},
+    ],
+)
+def test_a_file_that_is_no_model_is_named(model, changes):
+    with pytest.raises(ValueError, match=r"model.npz: not a model of fastce: ") as error:
+        MLPClassifier.load(rewritten(model, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_pickles_and_compression_are_refused(model):
+    rewritten(model, classes=np.array([{}, 1, 2], object))
+    with pytest.raises(ValueError, match=r"model.npz: not a readable .npz file: .*allow_pickle"):
+        MLPClassifier.load(model)
+    np.savez_compressed(model, weight_0=np.zeros(10**6))
+    with pytest.raises(ValueError, match=r"compressed or overlapping members"):
+        MLPClassifier.load(model)
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("classes", "no array at all")
+    with pytest.raises(ValueError, match=r"classes is not an array"):
+        MLPClassifier.load(model)
+
+
+def test_an_array_that_claims_more_than_the_file_holds(model):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+    )
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("weight_0.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"not a readable"):
+        MLPClassifier.load(model)
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_damaged_bytes_are_refused_or_harmless(model, data):
+    """Any change of one byte, and any cut, ends in one named line or in a model that predicts."""
+    original = model.read_bytes()
+    damaged = bytearray(original)
+    position = data.draw(st.integers(0, len(original) - 1))
+    damaged[position] ^= data.draw(st.integers(1, 255))
+    if data.draw(st.booleans()):
+        del damaged[position:]
+    model.write_bytes(damaged)
+    try:
+        clf = MLPClassifier.load(model)
+    except ValueError as error:
+        harmless = re.fullmatch(f"{re.escape(str(model))}: .*", str(error))
+    else:
+        harmless = np.isfinite(clf.predict_proba(np.ones((2, 6)))).all()
+    model.write_bytes(original)
+    assert harmless
+
+
+def test_missing_files_and_folders_are_not_models(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        MLPClassifier.load(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match=r"expected a regular file"):
+        MLPClassifier.load(tmp_path)
