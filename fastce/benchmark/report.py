@@ -22,6 +22,7 @@ def header(machine: dict[str, Any]) -> str:
     isa, threading = config["isa"], config["threading"]
     usable = machine["cores_usable"] or machine["cores"]
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    load = machine["load"] or 0.0
     lines = [
         f"{machine['cpu']}, {usable} of {machine['cores']} cores, "
         f"last-level cache {machine['last_level_cache'] / 2**20:g} MiB, {machine['system']}",
@@ -29,7 +30,7 @@ def header(machine: dict[str, Any]) -> str:
         f"{isa['used']} of {' '.join(isa['found'])}, "
         f"{threading['backend']} with {machine['n_threads']} threads",
         f"{versions}; BLAS (not used here): {machine['blas'] or 'unknown'}",
-        f"load {machine['load'] or 0:.2f}, {machine['date']}",
+        f"load {load:.2f}{' (busy: expect noise)' if load > 0.5 else ''}, {machine['date']}",
     ]
     return "\n".join(lines)
 

@@ -20,7 +20,9 @@ Call = Callable[[], object]
 # would share the cores with them. A turn starts after they have gone to sleep.
 SETTLE_SECONDS = 0.010
 WARM_SECONDS = 0.005  # wakes the own workers, fills the caches, and tells how long a call takes
+WARM_CALLS = 2  # at least: the first region after an idle gap may cost libgomp 8 ms
 TURN_SECONDS = 0.020
+LONGEST_TURN = 5  # times the above: where each call is suddenly slow, as on a core shared by two
 BATCH_SECONDS = 0.0002  # a clock read costs 0.05 us: 0.03 % of a batch
 MIN_ROUNDS = 5  # the least with a median and quartiles worth the name
 ENOUGH = 0.01  # stop early once a ratio's quartile range / sqrt(rounds) is this small
@@ -44,18 +46,22 @@ def one_turn(calls: Sequence[Call], turn_seconds: float = TURN_SECONDS) -> float
     """Median seconds per call in one warmed turn; the calls (one per buffer) rotate."""
     clock = time.perf_counter
     stream = cycle(calls)
-    n_warm, begin = 0, clock()
-    while n_warm == 0 or clock() - begin < WARM_SECONDS:
+    ticks = [clock()]
+    while len(ticks) <= WARM_CALLS or ticks[-1] - ticks[0] < WARM_SECONDS:
         next(stream)()
-        n_warm += 1
-    estimate = (clock() - begin) / n_warm
+        ticks.append(clock())
+    estimate = float(np.diff(ticks).min())
     batch = max(1, round(BATCH_SECONDS / estimate))
-    samples = []
+    samples: list[float] = []
+    deadline = ticks[-1] + LONGEST_TURN * turn_seconds
     for _ in range(max(1, round(turn_seconds / (batch * estimate)))):
         begin = clock()
         for call in islice(stream, batch):
             call()
-        samples.append((clock() - begin) / batch)
+        end = clock()
+        samples.append((end - begin) / batch)
+        if end > deadline:
+            break
     return float(np.median(samples))
 
 
