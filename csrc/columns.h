@@ -11,42 +11,82 @@
 /* Up to here this file is used: TILE * FEW_CLASSES floats are 16 KB, half of the smallest L1. */
 enum { FEW_CLASSES = 64 };
 
-/* Rows first .. first + n of x to the tile, zeros in the lanes beyond n. */
-static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_classes,
-                      real (*tile)[TILE])
+/* LANES rows of contiguous classes to columns.  Reads up to LANES elements beyond a row, so what
+ * follows the last row must be readable. */
+INLINE void rows_to_columns(const elem *x, ptrdiff_t n_classes, real (*tile)[TILE])
 {
-    const char *source = x->data + first * x->row_stride;
-    const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
-    if (x->row_stride == sizeof(elem))
-        for (ptrdiff_t j = 0; j < n_classes; j++) {
-            const elem *from = (const elem *)(source + j * x->class_stride);
-            ptrdiff_t i = 0;
-            for (; i + LANES <= n; i += LANES) *(vreal *)(tile[j] + i) = load(from + i);
-            for (; i < n; i++) tile[j][i] = from[i];
+    for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
+        vreal v[LANES];
+        for (int l = 0; l < LANES; l++) v[l] = load(x + l * n_classes + j);
+        transpose(v);
+        for (int l = 0; l < LANES; l++) *(vreal *)tile[j + l] = v[l];
+    }
+}
+
+/* The way back.  A row's last vector runs over into the next row, whose first classes are written
+ * after it; where there is no next row it is written one by one. */
+INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, real (*tile)[TILE])
+{
+    for (ptrdiff_t j = (n_classes - 1) / LANES * LANES; j >= 0; j -= LANES) {
+        vreal v[LANES];
+        const ptrdiff_t width = n_classes - j < LANES ? n_classes - j : LANES;
+        for (int l = 0; l < LANES; l++) v[l] = *(const vreal *)tile[j + l];
+        transpose(v);
+        for (int l = 0; l < LANES; l++) {
+            elem *to = x + l * n_classes + j;
+            if (width == LANES || l * n_classes + j + LANES <= LANES * n_classes) {
+                store(to, v[l]);
+            } else {
+                for (ptrdiff_t k = 0; k < width; k++) to[k] = v[l][k];
+            }
         }
-    else
-        for (ptrdiff_t i = 0; i < n; i++)
+    }
+}
+
+/* Rows first .. first + n of x to the tile, zeros in the lanes beyond n. */
+static void load_tile(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, real (*tile)[TILE])
+{
+    const ptrdiff_t n_classes = call->n_classes, row_stride = call->logits.row_stride;
+    const ptrdiff_t class_stride = call->logits.class_stride;
+    const char *source = call->logits.data + first * row_stride;
+    ptrdiff_t i = 0;
+    if (row_stride == sizeof(elem)) {
+        for (; i + LANES <= n; i += LANES)
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                tile[j][i] = *(const elem *)(source + i * x->row_stride + j * x->class_stride);
-    for (ptrdiff_t i = n; i < end; i++)
+                *(vreal *)(tile[j] + i) = load((const elem *)(source + j * class_stride) + i);
+    } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
+        for (; i + LANES <= n; i += LANES) {
+            const elem *from = (const elem *)source + i * n_classes;
+            elem last[(FEW_CLASSES + 1) * LANES];
+            if (first + i + LANES == call->n_rows) /* nothing to read beyond */
+                from = memcpy(last, from, (size_t)(LANES * n_classes) * sizeof(elem));
+            rows_to_columns(from, n_classes, (real(*)[TILE])(tile[0] + i));
+        }
+    }
+    for (; i < n; i++)
+        for (ptrdiff_t j = 0; j < n_classes; j++)
+            tile[j][i] = *(const elem *)(source + i * row_stride + j * class_stride);
+    for (; i % LANES; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
 }
 
-static void store_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_classes,
-                       real (*tile)[TILE])
+static void store_tile(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, real (*tile)[TILE])
 {
-    char *out = x->data + first * x->row_stride;
-    if (x->row_stride == sizeof(elem))
-        for (ptrdiff_t j = 0; j < n_classes; j++) {
-            elem *to = (elem *)(out + j * x->class_stride);
-            ptrdiff_t i = 0;
-            for (; i + LANES <= n; i += LANES) store(to + i, *(const vreal *)(tile[j] + i));
-            for (; i < n; i++) to[i] = tile[j][i];
-        }
-    else
-        for (ptrdiff_t i = 0; i < n; i++)
+    const ptrdiff_t n_classes = call->n_classes, row_stride = call->grad.row_stride;
+    const ptrdiff_t class_stride = call->grad.class_stride;
+    char *out = call->grad.data + first * row_stride;
+    ptrdiff_t i = 0;
+    if (row_stride == sizeof(elem)) {
+        for (; i + LANES <= n; i += LANES)
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                *(elem *)(out + i * x->row_stride + j * x->class_stride) = tile[j][i];
+                store((elem *)(out + j * class_stride) + i, *(const vreal *)(tile[j] + i));
+    } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
+        for (; i + LANES <= n; i += LANES)
+            columns_to_rows((elem *)out + i * n_classes, n_classes, (real(*)[TILE])(tile[0] + i));
+    }
+    for (; i < n; i++)
+        for (ptrdiff_t j = 0; j < n_classes; j++)
+            *(elem *)(out + i * row_stride + j * class_stride) = tile[j][i];
 }
 
 /* Replaces the logits of LANES rows by their terms and fills the rows' max, top and others. */
@@ -122,7 +162,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
             const ptrdiff_t n = at.end - first < TILE ? at.end - first : TILE;
             const ptrdiff_t padded = (n + LANES - 1) / LANES * LANES;
             read_rows(call, first, n, targets, rows.weight);
-            load_tile(&call->logits, first, n, n_classes, tile);
+            load_tile(call, first, n, tile);
             for (ptrdiff_t i = 0; i < n; i++) {
                 if (targets[i] < 0) /* whatever the row holds, it is not seen */
                     for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
@@ -145,13 +185,12 @@ static void cross_entropy_columns(fastce_call *call, int thread)
                     ((real *)call->losses)[first + i] = (real)rows.loss[i];
             if (call->grad.data) {
                 for (ptrdiff_t i = 0; i < padded; i += LANES) {
-                    vreal factor;
-                    for (int l = 0; l < LANES; l++) factor[l] = (real)rows.factor[i + l];
+                    const vreal factor = narrow(rows.factor + i);
                     for (ptrdiff_t j = 0; j < n_classes; j++) *(vreal *)(tile[j] + i) *= factor;
                 }
                 for (ptrdiff_t i = 0; i < n; i++)
                     if (targets[i] >= 0) tile[targets[i]][i] = (real)rows.target_grad[i];
-                store_tile(&call->grad, first, n, n_classes, tile);
+                store_tile(call, first, n, tile);
             }
         }
         call->chunk_sums[at.chunk] = chunk_sum.sum + chunk_sum.lost;

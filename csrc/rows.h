@@ -121,6 +121,21 @@ INLINE real load_block(const char *x, ptrdiff_t stride, ptrdiff_t n, real *block
     return largest;
 }
 
+/* Where the first x in block is; there is one. */
+INLINE ptrdiff_t find(const real *block, real x)
+{
+    const vreal wanted = splat(x);
+    ptrdiff_t j = 0;
+    for (;; j += GROUP) {
+        vinteger held = *(const vreal *)(block + j) == wanted;
+        for (int i = LANES; i < GROUP; i += LANES)
+            held |= *(const vreal *)(block + j + i) == wanted;
+        if (any(held)) break;
+    }
+    while (block[j] != x) j++;
+    return j;
+}
+
 /* The statistics of row x, its terms, and on the way the gradient of the pending row. */
 static void row_terms(const fastce_call *call, const char *x, const char *next_x, int64_t target,
                       real *terms, const pending_row *pending, row_tile *row)
@@ -165,7 +180,7 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
             extra += top;
             max = block_max;
             top = exact_term(max, 0, &ref);
-            for (top_at = 0; block[top_at] != block_max; top_at++) continue;
+            top_at = find(block, block_max);
             block[top_at] = -(real)__builtin_inf();
         }
 

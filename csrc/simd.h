@@ -122,16 +122,84 @@ INLINE vreal maximum(vreal a, vreal b)
 #endif
 }
 
+/* 0, 1, 2, ...: what constant shuffles are made from. */
+#define COUNT_TO_16 {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+typedef struct {
+    integer lane[16];
+} lane_numbers;
+
+/* v[i] lane j becomes v[j] lane i.  At step s, blocks of s x s lanes off the diagonal change places;
+ * the loops unroll and each shuffle is one instruction or two. */
+INLINE void transpose(vreal v[LANES])
+{
+    static const lane_numbers counted = {COUNT_TO_16};
+    vinteger lane;
+    memcpy(&lane, &counted, sizeof lane);
+#pragma GCC unroll 8
+    for (int s = 1; s < LANES; s *= 2) {
+        const vinteger upper = (lane & s) != 0;
+        const vinteger first = lane + (upper & (LANES - s)), second = lane + ((~upper & s) | (upper & LANES));
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & s)) {
+                const vreal a = v[i], b = v[i + s];
+                v[i] = __builtin_shuffle(a, b, first);
+                v[i + s] = __builtin_shuffle(a, b, second);
+            }
+    }
+}
+
+/* Whether any lane of a comparison holds. */
+INLINE int any(vinteger mask)
+{
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8((__m128i)mask) != 0;
+#else
+    int held = 0;
+    for (int l = 0; l < LANES; l++) held |= mask[l] != 0;
+    return held;
+#endif
+}
+
 /* Part number part of v as doubles, 0 <= part < WIDE. */
 INLINE vdouble widen(vreal v, int part)
 {
-#if defined(FASTCE_f32)
-    typedef float half __attribute__((vector_size(VECTOR_BYTES / 2)));
-    half h;
-    memcpy(&h, (const char *)&v + part * (VECTOR_BYTES / 2), sizeof h);
-    return __builtin_convertvector(h, vdouble);
-#else
+#if defined(FASTCE_f64)
     (void)part;
+    return v;
+#elif defined(__AVX512F__)
+    return _mm512_cvtps_pd(part ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v));
+#elif defined(__AVX2__)
+    return _mm256_cvtps_pd(part ? _mm256_extractf128_ps(v, 1) : _mm256_castps256_ps128(v));
+#elif defined(__SSE2__)
+    return _mm_cvtps_pd(part ? _mm_movehl_ps(v, v) : (__m128)v);
+#else
+    vdouble wide;
+    for (int l = 0; l < DOUBLES; l++) wide[l] = v[part * DOUBLES + l];
+    return wide;
+#endif
+}
+
+/* The inverse of widen: all parts as one vector, rounded. */
+INLINE vreal narrow(const double *x)
+{
+#if defined(FASTCE_f64)
+    return *(const vreal *)x;
+#elif defined(__AVX512F__)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_load_pd(x))),
+                              _mm512_cvtpd_ps(_mm512_load_pd(x + DOUBLES)), 1);
+#elif defined(__AVX2__)
+    return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_load_pd(x + DOUBLES)),
+                           _mm256_cvtpd_ps(_mm256_load_pd(x)));
+#elif defined(__SSE2__)
+    return _mm_movelh_ps(_mm_cvtpd_ps(_mm_load_pd(x)), _mm_cvtpd_ps(_mm_load_pd(x + DOUBLES)));
+#else
+    vreal v;
+    for (int l = 0; l < LANES; l++) v[l] = (real)x[l];
     return v;
 #endif
 }
