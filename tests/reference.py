@@ -8,6 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+# The numerics contract, in units in the last place of the rounded oracle.
+LOSS_ULP = {np.float32: 2, np.float64: 4}
+GRAD_ULP = {np.float32: 4, np.float64: 8}
+
 wide = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
 

@@ -1,0 +1,88 @@
+"""Fixtures of every test: which instruction set runs, the random numbers, what exists already."""
+
+import os
+import subprocess
+import sys
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+
+import fastce
+
+# No deadline: the first call of a size may be slow on a busy machine, and no test here is timed.
+hypothesis.settings.register_profile("fastce", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("fastce")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(*names): skip until fastce has these")
+
+
+def exists(name):
+    """Whether fastce has this public function, or cross_entropy this option."""
+    if hasattr(fastce, name):
+        return True
+    try:
+        fastce.cross_entropy([[0.0, 1.0]], [0], **{name: object()})
+    except TypeError as error:
+        return "argument" not in str(error)  # ... got an unexpected keyword argument
+    except ValueError:
+        return True
+
+
+def skip_without(*names):
+    missing = [name for name in names if not exists(name)]
+    if missing:
+        pytest.skip(f"not there yet: {', '.join(missing)}")
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers("needs"):
+        skip_without(*marker.args)
+
+
+@pytest.fixture
+def needs():
+    return skip_without
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def isa(request):
+    """Run the test with the kernels of each instruction set that this CPU has."""
+    if request.param not in fastce._kernel.isas():
+        pytest.skip(f"this CPU or build has no {request.param}")
+    previous = fastce._kernel.use_isa(request.param)
+    yield request.param
+    fastce._kernel.use_isa(previous)
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of this test's own; FASTCE_TEST_SEED draws others.  Shown when it fails."""
+    seed = [zlib.crc32(request.node.name.encode()), int(os.environ.get("FASTCE_TEST_SEED", "0"))]
+    print("seed", seed)
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def python():
+    """Run a few lines in a fresh Python: python(code, NAME=value) returns the finished process.
+
+    Without the settings of this process's environment; 60 s are for a machine on its knees.
+    """
+
+    def run(code, **env):
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("FASTCE_", "OMP_", "PYTHONW"))
+        }
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**inherited, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run

@@ -1,0 +1,299 @@
+"""Bad calls: one line names the argument, what was expected and what came; nothing is written."""
+
+import re
+
+import numpy as np
+import pytest
+
+import fastce
+
+X = np.arange(40, dtype=np.float32).reshape(4, 10)
+Y = np.array([1, 2, 3, 4])
+
+
+def refused(error, message, logits=X, targets=Y, **options):
+    """The call raises `error` with `message` in its one line; out and logits stay as they are."""
+    before = np.array(logits) if isinstance(logits, np.ndarray) else None
+    out = options.get("out")
+    out_before = np.array(out) if isinstance(out, np.ndarray) else None
+    with pytest.raises(error) as info:
+        fastce.cross_entropy_with_grad(logits, targets, **options)
+    assert re.search(message, str(info.value)), str(info.value)
+    assert "\n" not in str(info.value)
+    if before is not None:
+        np.testing.assert_array_equal(logits, before)
+    if out_before is not None:
+        np.testing.assert_array_equal(out, out_before)
+    if out is None:
+        with pytest.raises(error, match=message):  # the loss alone refuses the same
+            fastce.cross_entropy(logits, targets, **options)
+
+
+# ---------- labels
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i4", ">u8"])
+def test_a_label_out_of_range_is_named_with_its_position(dtype):
+    out = np.full_like(X, 7)
+    for target in (10, 12, np.iinfo(dtype).max):
+        y = np.array([1, 2, 3, target]).astype(dtype) if target < 2**63 else None
+        if y is None:
+            y = Y.astype(dtype)
+            y[3] = target
+        refused(ValueError, rf"targets\[3\] is {target}, outside \[0, 10\)", targets=y, out=out)
+        refused(ValueError, rf"targets\[3\] is {target}, outside \[0, 10\)", targets=y)
+    low = np.iinfo(dtype).min
+    if low < 0:
+        y = Y.astype(dtype)
+        y[0] = low
+        refused(ValueError, rf"targets\[0\] is {low}, outside \[0, 10\)", targets=y, out=out)
+        y[0] = -1
+        refused(ValueError, r"targets\[0\] is -1, outside \[0, 10\)", targets=y, out=out)
+
+
+def test_the_first_bad_label_is_the_one_named():
+    refused(ValueError, r"targets\[1\] is 11, outside \[0, 10\)", targets=[1, 11, -5, 12])
+
+
+def test_the_position_has_as_many_indices_as_the_targets():
+    x, y = np.zeros((3, 5, 10), np.float32), np.ones((3, 5), int)
+    y[2, 3] = 12
+    refused(ValueError, r"targets\[2, 3\] is 12, outside \[0, 10\)", x, y)
+    refused(ValueError, r"targets is 12, outside \[0, 10\)", x[0, 0], 12)
+
+
+def test_the_position_counts_in_the_callers_strides():
+    y = np.array([1, 1, 1, 12, 1, 1, 1, 1])
+    refused(ValueError, r"targets\[0\] is 12, outside \[0, 10\)", targets=y[3::-1])
+    refused(ValueError, r"targets\[1\] is 12, outside", X[:2], y[1:4:2])
+
+
+@pytest.mark.parametrize("n_rows", [1, 17, 1000, 100_000])
+def test_a_bad_label_is_found_wherever_it_is(n_rows, isa):
+    """In any thread's part, and before a single gradient is written."""
+    x, out = np.zeros((n_rows, 2), np.float32), np.full((n_rows, 2), 7, np.float32)
+    y = np.zeros(n_rows, np.int32)
+    y[-1] = 2
+    with pytest.raises(ValueError, match=rf"targets\[{n_rows - 1}\] is 2, outside \[0, 2\)"):
+        fastce.cross_entropy_with_grad(x, y, out=out, n_threads=3)
+    assert (out == 7).all()
+
+
+def test_none_ignores_no_label():
+    refused(
+        ValueError, r"targets\[1\] is -100, outside", targets=[1, -100, 3, 4], ignore_index=None
+    )
+    refused(ValueError, r"targets\[1\] is -100, outside", targets=[1, -100, 3, 4], ignore_index=2)
+
+
+def test_bool_targets_need_two_classes():
+    refused(ValueError, r"targets\[1\] is (1|True), outside \[0, 1\)", X[:2, :1], [False, True])
+
+
+# ---------- shapes
+
+
+@pytest.mark.parametrize(
+    "targets", [Y[:3], [1, 2, 3, 4, 5], Y[None], Y[:, None], 3, [], [[1, 2, 3, 4]] * 4]
+)
+def test_targets_have_the_shape_of_the_rows(targets):
+    refused(ValueError, r"targets.*\(4,\)", targets=np.array(targets, int))
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 0), (0,), (2, 3, 0)])
+def test_no_classes(shape):
+    refused(ValueError, "logits", np.zeros(shape, np.float32), np.zeros(shape[:-1], int))
+
+
+def test_logits_without_an_axis():
+    refused(ValueError, "logits", np.float32(3), 0)
+    refused(ValueError, "logits", 3.0, 0)
+
+
+@pytest.mark.parametrize("weight", [1.0, [1.0] * 9, [1.0] * 11, np.ones((1, 10)), np.ones((4, 10))])
+def test_class_weight_has_one_number_a_class(weight):
+    refused(ValueError, r"class_weight.*\(10,\)", class_weight=weight, out=np.full_like(X, 7))
+
+
+@pytest.mark.parametrize("weight", [1.0, [1.0] * 3, [1.0] * 5, np.ones((4, 1)), np.ones((4, 10))])
+def test_sample_weight_has_one_number_a_row(weight):
+    refused(ValueError, r"sample_weight.*\(4,\)", sample_weight=weight, out=np.full_like(X, 7))
+
+
+@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("bad", [-1.0, np.nan, -np.inf])
+def test_a_weight_is_neither_negative_nor_nan(name, bad):
+    weight = np.ones(10 if name == "class_weight" else 4)
+    weight[2] = bad
+    refused(ValueError, name, out=np.full_like(X, 7), **{name: weight})
+
+
+# ---------- kinds
+
+NOT_NUMBERS = [
+    np.ones((4, 10), np.complex64),
+    np.ones((4, 10), np.longdouble),
+    np.full((4, 10), "1"),
+    np.full((4, 10), b"1"),
+    np.full((4, 10), None),
+    np.ones((4, 10), object),
+    np.ones((4, 10), "datetime64[s]"),
+    np.ones((4, 10), [("a", "f4")]),
+    "logits",
+    None,
+    [["1"] * 10] * 4,
+    {1: 2},
+    object(),
+]
+
+
+@pytest.mark.parametrize("logits", NOT_NUMBERS, ids=repr)
+def test_logits_that_are_not_numbers(logits):
+    refused(TypeError, "logits", logits)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        "1234",
+        None,
+        [None] * 4,
+        ["1"] * 4,
+        [1j] * 4,
+        {1, 2, 3, 4},
+        np.ones(4, object),
+        np.ones(4, "datetime64[s]"),
+    ],
+    ids=repr,
+)
+def test_targets_that_are_not_labels(targets):
+    refused(TypeError, "targets", targets=targets)
+
+
+def test_float_targets_of_the_shape_of_labels():
+    """Not cast to integers: float targets are probabilities, which have the logits' shape."""
+    refused((TypeError, ValueError), "targets", targets=[1.0, 2.0, 3.0, 4.0])
+    refused((TypeError, ValueError), "targets", targets=np.float32([1.0, np.nan, 3.0, 4.0]))
+
+
+@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("weight", ["abc", ["1"] * 4, [1j] * 4, [None] * 4, object()], ids=repr)
+def test_weights_that_are_not_numbers(name, weight):
+    refused((TypeError, ValueError), name, **{name: weight})
+
+
+@pytest.mark.parametrize("ragged", [[[1.0, 2.0], [3.0]], [[1.0], 2.0]])
+def test_ragged_lists(ragged):
+    refused((TypeError, ValueError), "logits", ragged, [0, 0])
+    refused((TypeError, ValueError), "targets", targets=[[1], [2, 3], [4], [5]])
+
+
+# ---------- options
+
+
+@pytest.mark.parametrize("reduction", ["avg", "Mean", "", "mean ", "batchmean"])
+def test_a_misspelt_reduction(reduction):
+    refused(ValueError, f"reduction.*{reduction!r}", reduction=reduction, out=np.full_like(X, 7))
+
+
+@pytest.mark.parametrize("reduction", [None, 1, True, b"mean", ["mean"], np.array(["mean"])])
+def test_a_reduction_that_is_no_string(reduction):
+    refused((TypeError, ValueError), "reduction", reduction=reduction)
+
+
+@pytest.mark.parametrize("ignore_index", [1.0, "1", [1], 1j, np.float32(2), np.array([1, 2])])
+def test_an_ignore_index_that_is_no_integer(ignore_index):
+    refused(TypeError, "ignore_index", ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, -(2**40)])
+def test_too_few_threads(n_threads):
+    refused(ValueError, f"n_threads.*{n_threads}", n_threads=n_threads, out=np.full_like(X, 7))
+    with pytest.raises(ValueError, match=f"{n_threads}"):
+        fastce.set_num_threads(n_threads)
+    with pytest.raises(ValueError, match=f"{n_threads}"), fastce.threads(n_threads):
+        pass
+
+
+@pytest.mark.parametrize("n_threads", [1.0, "2", [1], np.float64(2), 1j], ids=repr)
+def test_threads_that_are_no_int(n_threads):
+    refused(TypeError, "n_threads", n_threads=n_threads)
+    before = fastce.get_num_threads()
+    with pytest.raises(TypeError):
+        fastce.set_num_threads(n_threads)
+    with pytest.raises(TypeError), fastce.threads(n_threads):
+        pass
+    assert fastce.get_num_threads() == before
+
+
+def test_an_unknown_option():
+    for call in (fastce.cross_entropy, fastce.cross_entropy_with_grad):
+        with pytest.raises(TypeError, match="weights"):
+            call(X, Y, weights=None)
+        with pytest.raises(TypeError):
+            call(X, Y, "mean")  # options go by name
+        with pytest.raises(TypeError):
+            call(X)
+    with pytest.raises(TypeError, match="out"):
+        fastce.cross_entropy(X, Y, out=np.empty_like(X))  # there is no gradient to put there
+
+
+# ---------- out
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (4, 11), (3, 10), (40,), (10, 4), (1, 4, 10), ()])
+def test_out_has_the_shape_of_the_logits(shape):
+    refused(ValueError, r"out.*\(4, 10\)", out=np.full(shape, 7, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.complex64, bool, object, np.longdouble, ">f4"])
+def test_out_of_another_dtype(dtype):
+    refused((TypeError, ValueError), "out", out=np.ones((4, 10), dtype))
+
+
+@pytest.mark.parametrize("out", [[[0.0] * 10] * 4, "out", 3, np.float32(1)], ids=repr)
+def test_out_that_is_no_array(out):
+    refused((TypeError, ValueError), "out", out=out)
+
+
+def test_a_read_only_out():
+    out = np.full((4, 10), 7, np.float32)
+    out.flags.writeable = False
+    refused(ValueError, "out.*read-only", out=out)
+
+
+def test_read_only_logits_as_out():
+    x = X.copy()
+    x.flags.writeable = False
+    refused(ValueError, "out.*read-only", x, out=x)
+
+
+def test_out_that_partly_overlaps_the_logits():
+    buffer = np.arange(60, dtype=np.float32)
+    x = buffer[:40].reshape(4, 10)
+    for start in (1, 9, 10, 20):
+        refused(ValueError, "out.*share", x, out=buffer[start : start + 40].reshape(4, 10))
+    square = np.arange(16, dtype=np.float32).reshape(4, 4)
+    refused(ValueError, "out.*share", square, [0] * 4, out=square.T)
+    refused(ValueError, "out.*share", square, [0] * 4, out=square[::-1])
+
+
+def test_out_of_another_dtype_in_the_memory_of_the_logits():
+    buffer = np.zeros(80, np.float32)
+    x = buffer[:40].reshape(4, 10)
+    refused(ValueError, "out.*share", x, out=buffer.view(np.float64).reshape(4, 10))
+
+
+def test_out_that_overlaps_another_input():
+    buffer = np.zeros(60, np.float64)
+    x, out = np.zeros((4, 10)), buffer[:40].reshape(4, 10)
+    refused(ValueError, "out.*share", x, out=out, sample_weight=buffer[36:40])
+    refused(ValueError, "out.*share", x, out=out, class_weight=buffer[30:40])
+    refused(ValueError, "out.*share", x, buffer.view(np.int64)[:4], out=out)
+
+
+def test_out_whose_elements_overlap_each_other():
+    """A broadcast view has one element for many: the gradient does not fit in it."""
+    row = np.zeros(10, np.float32)
+    out = np.lib.stride_tricks.as_strided(row, (4, 10), (0, 4))
+    refused(ValueError, "out", out=out)

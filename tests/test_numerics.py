@@ -1,0 +1,256 @@
+"""The numerics contract: float32 loss within 2 ulp and gradient within 4, float64 within 4 and 8.
+
+For rows of every difficulty, on every instruction set; and NaN, infinities and masks.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import reference
+from reference import GRAD_ULP, LOSS_ULP
+
+import fastce
+
+N_ROWS = 37  # two blocks of 16 lanes and a tail
+N_CLASSES = (1, 2, 3, 9, 10, 16, 17, 33, 100, 1025)
+
+dtypes = pytest.mark.parametrize(
+    "dtype",
+    [
+        np.float32,
+        pytest.param(
+            np.float64,
+            marks=pytest.mark.skipif(not reference.wide, reason="longdouble is a double here"),
+        ),
+    ],
+)
+
+
+def raised(x, gaps):
+    """Raise one class of each row above the others by a gap."""
+    rows = np.arange(len(x))
+    x[rows, rows % x.shape[1]] = x.max(1) + gaps
+    return x
+
+
+def masked(rng, x):
+    hidden = rng.uniform(size=x.shape) < 0.5
+    hidden[:, 0] = False
+    return np.where(hidden, -np.inf, x)
+
+
+# name: logits of shape (n_rows, n_classes) from a standard normal x; info is the dtype's np.finfo
+CASES = {
+    "normal": lambda x, rng, info: x,
+    "wide": lambda x, rng, info: 30 * x,
+    "confident": lambda x, rng, info: raised(x, np.linspace(1, 100, len(x))),
+    "sure": lambda x, rng, info: raised(0.01 * x, np.linspace(15, 20, len(x))),  # 1 + rest is 1
+    "certain": lambda x, rng, info: raised(x, np.linspace(80, 760, len(x))),  # subnormal gradients
+    "offset 1e4": lambda x, rng, info: 5 * x + 1e4,
+    "offset -1e4": lambda x, rng, info: 5 * x - 1e4,
+    "offset 1e7": lambda x, rng, info: 5 * x + 1e7,
+    "equal": lambda x, rng, info: np.full_like(x, 3.3),
+    "zero": lambda x, rng, info: np.zeros_like(x) * np.sign(x),  # of both signs
+    "tied maxima": lambda x, rng, info: np.minimum(x, 0),
+    "ascending": lambda x, rng, info: np.sort(20 * x),
+    "descending": lambda x, rng, info: -np.sort(20 * x),
+    "masked": lambda x, rng, info: masked(rng, 3 * x),
+    "all masked but one": lambda x, rng, info: np.where(np.arange(x.shape[1]) == 1, x, -np.inf),
+    "subnormal logits": lambda x, rng, info: x * 0.01 * float(info.tiny),
+    "tiny logits": lambda x, rng, info: x * 1e-9,
+    "huge": lambda x, rng, info: float(info.max) * np.sign(x) * rng.uniform(0.8, 1, x.shape),
+    "one is huge": lambda x, rng, info: raised(x, 0.5 * float(info.max)),
+    "mixed magnitudes": lambda x, rng, info: x * 10.0 ** rng.integers(-6, 3, x.shape),
+}
+
+
+@cache
+def solved(case, dtype, n_classes):
+    """Logits, targets (a third of them the top class) and the oracle's losses and gradients."""
+    rng = np.random.default_rng([n_classes, *case.encode()])
+    x = rng.normal(size=(N_ROWS, n_classes))
+    x = CASES[case](x, rng, np.finfo(dtype)).astype(dtype)
+    y = rng.integers(0, n_classes, N_ROWS)
+    y[::3] = x.argmax(1)[::3]
+    loss, grad, _ = reference.cross_entropy(x, y, reduction="none")
+    return x, y, loss, grad
+
+
+@dtypes
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradient_are_within_the_contract(case, dtype, isa):
+    for n_classes in N_CLASSES:
+        x, y, loss, grad = solved(case, dtype, n_classes)
+        actual_loss, actual_grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+        loss_error = reference.ulp_error(actual_loss, loss, dtype)
+        assert loss_error <= LOSS_ULP[dtype], f"{n_classes} classes"
+        grad_error = reference.ulp_error(actual_grad, grad, dtype)
+        assert grad_error <= GRAD_ULP[dtype], f"{n_classes} classes"
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [2, 10, 100])
+def test_a_confident_row_keeps_its_small_loss(n_classes, dtype, isa):
+    """At every gap: peers return exactly 0 in float32 from a gap of 17 on, the truth is 4e-8."""
+    gap = np.arange(1, 101, dtype=dtype)
+    x = np.zeros((100, n_classes), dtype)
+    x[:, 1] = gap
+    loss, grad = fastce.cross_entropy_with_grad(x, np.ones(100, int), reduction="none")
+    others = (n_classes - 1) * np.exp(-reference.longdouble(gap))
+    assert reference.ulp_error(loss, np.log1p(others), dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad[:, 1], -others / (1 + others), dtype) <= GRAD_ULP[dtype]
+    assert (loss > 0).all()
+    assert (grad[:, 1] < 0).all()
+
+
+@cache
+def many_confident_rows(n_rows, n_classes, dtype):
+    rng = np.random.default_rng([n_rows, n_classes])
+    x = (10 * rng.normal(size=(n_rows, n_classes))).astype(dtype)
+    y = x.argmax(1)
+    return x, y, *reference.cross_entropy(x, y, reduction="none")[:2]
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "shape", [(200_000, 2), (200_000, 3), (40_000, 10), (40_000, 65), (2000, 1025)], ids=str
+)
+def test_many_confident_rows_are_within_the_contract(shape, dtype, isa):
+    """One row in 30,000 is worse than the rows above: where the roundings of exp, of the sum and
+    of the result all go one way.  A sum that rounds once more in the logits' dtype shows here."""
+    x, y, expected_loss, expected_grad = many_confident_rows(*shape, dtype)
+    loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, expected_grad, dtype) <= GRAD_ULP[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("n_rows", [67, 5000])
+def test_reductions_are_within_the_contract(n_rows, reduction, dtype, isa, rng):
+    """Losses of very different size, and their weights, add up without drifting: two dozen draws."""
+    for _ in range(24 if n_rows < 100 else 2):
+        x = (rng.normal(size=(n_rows, 10)) * rng.uniform(0, 30, (n_rows, 1))).astype(dtype)
+        y = np.where(np.arange(n_rows) % 7, x.argmax(1), 3)
+        options = {"sample_weight": rng.uniform(size=n_rows), "class_weight": rng.uniform(size=10)}
+        for chosen in ({}, options):
+            loss, grad, _ = reference.cross_entropy(x, y, reduction=reduction, **chosen)
+            actual = fastce.cross_entropy_with_grad(x, y, reduction=reduction, **chosen)
+            assert reference.ulp_error(actual[0], loss, dtype) <= LOSS_ULP[dtype]
+            assert reference.ulp_error(actual[1], grad, dtype) <= GRAD_ULP[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("layout", ["two classes", "long rows"])
+def test_exp_is_right_over_its_whole_range(layout, dtype, isa):
+    """The gradient away from the label is exp(x) over a known sum: every 1117th float of (0, 104].
+
+    (For float64 as many values up to 746.)  Beyond, exp is zero in that dtype.
+    """
+    bits, end = (np.int32, 104) if dtype is np.float32 else (np.int64, 746)
+    last = int(np.array(end, dtype).view(bits))
+    x = -np.arange(1, last, last // 1_000_000, dtype=bits).view(dtype)
+    if layout == "two classes":
+        x = np.stack([x, np.zeros_like(x)], 1)
+    else:
+        x = x[: x.size // 999 * 999].reshape(-1, 999)
+        x = np.concatenate([np.zeros((len(x), 1), dtype), x], 1)
+    y = np.full(len(x), x[0].argmax())
+    loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    e = np.exp(reference.longdouble(x))
+    e[np.arange(len(x)), y] = 0
+    others = e.sum(1, keepdims=True)
+    e[np.arange(len(x)), y] = -others[:, 0]
+    assert reference.ulp_error(loss, np.log1p(others)[:, 0], dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, e / (1 + others), dtype) <= GRAD_ULP[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [50257, 1_000_003])
+def test_sums_do_not_drift_with_the_number_of_classes(n_classes, dtype, isa):
+    """Among a million equal classes float32 sums would stall: nothing is lost here."""
+    rng = np.random.default_rng(n_classes)
+    x = np.stack([np.zeros(n_classes), rng.normal(size=n_classes)]).astype(dtype)
+    y = np.array([n_classes - 1, 5])
+    expected_loss, expected_grad, _ = reference.cross_entropy(x, y, reduction="none")
+    loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, expected_grad, dtype) <= GRAD_ULP[dtype]
+
+
+# ---------- special values
+
+inf, nan = np.inf, np.nan
+# name: a row with the label 1, its loss, its gradient
+SPECIAL = {
+    "masked class": ([-inf, 0.0, 0.0], np.log(2), [0.0, -0.5, 0.5]),
+    "masked label": ([0.0, -inf, 0.0], inf, [0.5, -1.0, 0.5]),
+    "label alone": ([-inf, 7.0, -inf], 0.0, [0.0, 0.0, 0.0]),
+    "all masked": ([-inf, -inf, -inf], nan, [nan, nan, nan]),
+    "NaN label": ([0.0, nan, 1.0], nan, [nan, nan, nan]),
+    "NaN elsewhere": ([0.0, 1.0, nan], nan, [nan, nan, nan]),
+    "NaN and masked": ([-inf, 1.0, nan], nan, [nan, nan, nan]),
+    "NaN first": ([nan, 1.0, 2.0], nan, [nan, nan, nan]),
+    "+inf label": ([0.0, inf, 1.0], nan, [nan, nan, nan]),
+    "+inf elsewhere": ([inf, 0.0, 1.0], nan, [nan, nan, nan]),
+    "+inf and -inf": ([inf, 0.0, -inf], nan, [nan, nan, nan]),
+    "+inf and NaN": ([inf, 0.0, nan], nan, [nan, nan, nan]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("n_more", [0, 7, 14, 30, 97, 1022])
+def test_special_values_stay_in_their_row(name, n_more, dtype, isa):
+    """n_more masked classes lengthen the row; the rows around it keep the bits they have alone."""
+    row, loss, grad = SPECIAL[name]
+    x = np.random.default_rng(n_more).normal(size=(35, 3 + n_more)).astype(dtype)
+    y = np.full(35, 1)
+    alone_loss, alone_grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    x[17] = [*row, *[-inf] * n_more]
+    actual_loss, actual_grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    np.testing.assert_allclose(actual_loss[17], loss, rtol=1e-6)
+    expected = [*grad, *[nan if np.isnan(loss) else 0.0] * n_more]
+    np.testing.assert_allclose(actual_grad[17], expected, rtol=1e-6)
+    others = np.arange(35) != 17
+    np.testing.assert_array_equal(actual_loss[others], alone_loss[others])
+    np.testing.assert_array_equal(actual_grad[others], alone_grad[others])
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [3, 10, 33, 1025])
+@pytest.mark.parametrize("poison", [nan, inf, -inf])
+def test_an_ignored_row_is_never_read(poison, n_classes, dtype, isa, rng):
+    """Not by ignore_index, not by a weight of 0: its gradient is 0 and the rest is right."""
+    x = rng.normal(size=(40, n_classes)).astype(dtype)
+    y = rng.integers(0, n_classes, 40)
+    w = rng.uniform(1, 2, 40)
+    gone = np.arange(40) % 3 == 1
+    expected_loss, expected_grad, _ = reference.cross_entropy(
+        x[~gone], y[~gone], sample_weight=w[~gone]
+    )
+    x[gone] = poison
+    for options in (
+        {"targets": np.where(gone, -100, y), "sample_weight": w},
+        {"targets": y, "sample_weight": np.where(gone, 0, w)},
+    ):
+        loss, grad = fastce.cross_entropy_with_grad(x, **options)
+        assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+        assert not grad[gone].any()
+        assert reference.ulp_error(grad[~gone], expected_grad, dtype) <= GRAD_ULP[dtype]
+
+
+@dtypes
+def test_isas_agree_within_the_contract(dtype, rng):
+    """Instruction sets may differ, by no more than both errors together."""
+    x = (rng.normal(size=(100, 77)) * 10).astype(dtype)
+    y = rng.integers(0, 77, 100)
+    results = []
+    for name in fastce._kernel.isas():
+        previous = fastce._kernel.use_isa(name)
+        results.append(fastce.cross_entropy_with_grad(x, y, reduction="none"))
+        fastce._kernel.use_isa(previous)
+    for loss, grad in results:
+        assert reference.ulp_error(loss, results[0][0], dtype) <= 2 * LOSS_ULP[dtype]
+        assert reference.ulp_error(grad, results[0][1], dtype) <= 2 * GRAD_ULP[dtype]
