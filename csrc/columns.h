@@ -102,31 +102,15 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
     const vreal power = (from_shift * (real)LOG2_E + (real)ROUND_MAGIC) - (real)ROUND_MAGIC;
     const vreference ref = spread(shift, power);
 
-    wide_sum sum = {{splat_double(0), splat_double(0)}};
-#if defined(FASTCE_f32)
-    vdouble total[WIDE];
-    for (int w = 0; w < WIDE; w++) total[w] = splat_double(0);
-#endif
+    wide_sum total = {{splat_double(0), splat_double(0)}};
     vinteger ties = (vinteger)splat(0);
-    vreal pair = splat(0);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vreal x = *(const vreal *)(tile[j] + i);
         const vreal e = exp_terms(x, &ref);
         const vinteger is_max = x == max;
-        const vreal other = (vreal)((vinteger)e & ~is_max);
         ties -= is_max;
         *(vreal *)(tile[j] + i) = e;
-#if defined(FASTCE_f32)
-        /* in pairs: half the conversions, one more rounding */
-        pair += other;
-        if ((j & 1) || j == n_classes - 1) {
-            for (int w = 0; w < WIDE; w++) total[w] += widen(pair, w);
-            pair = splat(0);
-        }
-#else
-        add_vector(&sum, other);
-        (void)pair;
-#endif
+        add_vector(&total, (vreal)((vinteger)e & ~is_max));
     }
     for (int w = 0; w < WIDE; w++) {
         const vdouble wide_max = widen(max, w), wide_power = widen(power, w);
@@ -134,12 +118,7 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
                                 - wide_power * LN2_DOUBLE_LOW;
         const vdouble top = exp_double(reduced) * TWO_TO_BIAS;
         double *to = rows->others + i + w * DOUBLES;
-#if defined(FASTCE_f32)
-        const vdouble others = total[w];
-        (void)sum;
-#else
-        const vdouble others = sum.part[0] + sum.part[1];
-#endif
+        const vdouble others = WIDE == 1 ? total.part[0] + total.part[1] : total.part[w];
         vdouble n_ties;
         for (int l = 0; l < DOUBLES; l++) n_ties[l] = (double)ties[w * DOUBLES + l];
         *(vdouble *)to = others + (n_ties - 1.0) * top;
@@ -177,9 +156,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
                 rows.target_term[i] = tile[targets[i] < 0 ? 0 : targets[i]][i];
             epilogue(call, &rows, padded);
 
-            double sum = 0;
-            for (ptrdiff_t i = 0; i < n; i++) sum += rows.loss[i];
-            add(&chunk_sum, sum);
+            for (ptrdiff_t i = 0; i < n; i++) add(&chunk_sum, rows.loss[i]);
             if (call->losses)
                 for (ptrdiff_t i = 0; i < n; i++)
                     ((real *)call->losses)[first + i] = (real)rows.loss[i];

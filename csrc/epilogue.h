@@ -41,11 +41,11 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
             = select_double(target_logit == max, top, at(rows->target_term, i));
 
         const vdouble inverse = 1.0 / (top + others);
-        const vdouble loss
-            = (max - target_logit) + log1p_double(others / top, top * inverse);
+        const vdouble loss = (max - target_logit) + log1p_double(others / top, top * inverse);
+        const vlong nothing = (weight == 0) & (loss == __builtin_inf()); /* 0 * -inf = 0 */
         const vdouble factor = weight * call->grad_scale * inverse;
 
-        *(vdouble *)(rows->loss + i) = weight * loss;
+        *(vdouble *)(rows->loss + i) = (vdouble)((vlong)(weight * loss) & ~nothing);
         *(vdouble *)(rows->factor + i) = factor;
         *(vdouble *)(rows->target_grad + i) = -factor * ((top - target_term) + others);
     }

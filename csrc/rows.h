@@ -20,8 +20,9 @@ enum {
     LINE = 64 / (ptrdiff_t)sizeof(elem),        /* elements of a cache line */
 };
 
-/* Sums of vectors, wide enough not to drift with the number of classes: doubles for float rows, a
- * two-part sum for double ones. */
+/* Sums of vectors that lose nothing that matters, for any number of classes: doubles for float rows, a
+ * two-part sum for double ones.  Every float is widened by itself: adding four of them first is 0.8
+ * of the time, but costs a confident row's loss the last half of its 2 ulp. */
 typedef struct {
     vdouble part[2];
 } wide_sum;
@@ -194,7 +195,7 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
                 e[i] = exp_terms(*(const vreal *)(block + j + i * LANES), &vref);
             if (keep_terms)
                 for (int i = 0; i < 4; i++) *(vreal *)(terms + start + j + i * LANES) = e[i];
-            add_vector(&total, (e[0] + e[1]) + (e[2] + e[3]));
+            for (int i = 0; i < 4; i++) add_vector(&total, e[i]);
         }
         if (keep_terms && top_at >= 0) terms[start + top_at] = (real)top;
     }

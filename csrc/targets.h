@@ -81,10 +81,8 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_valid, doub
                     return first + i;
         valid += kept;
         if (weighted) {
-            double sum = 0;
             read_rows(call, first, n, targets, weight);
-            for (ptrdiff_t i = 0; i < n; i++) sum += weight[i];
-            add(&total, sum);
+            for (ptrdiff_t i = 0; i < n; i++) add(&total, weight[i]);
         }
     }
     *n_valid = valid;

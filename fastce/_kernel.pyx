@@ -10,6 +10,8 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t, INT64_MAX, INT64_MIN
 from libc.string cimport memset
 
+from operator import index
+
 import numpy as np
 
 cnp.import_array()
@@ -56,6 +58,9 @@ cdef enum: ELEMENTS_PER_THREAD = 16384
 # Below about 10 microseconds of work, giving up the GIL costs more than others could win.
 cdef enum: ELEMENTS_WITH_GIL = 32768
 
+# An OpenMP runtime that cannot start its threads ends the process.
+cdef enum: MOST_THREADS = 256
+
 cdef const fastce_isa *_isa = NULL
 cdef int _n_threads = 1
 
@@ -100,14 +105,21 @@ def threading():
     return fastce_threading().decode()
 
 
+def check_index(value, name):
+    """value as an int, or an error that names the argument."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got bool")
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+
+
 def check_threads(n_threads, name="n_threads"):
-    """n_threads as an int, or an error that names the argument."""
-    if isinstance(n_threads, (bool, np.bool_)) or not hasattr(n_threads, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(n_threads).__name__}")
-    n_threads = n_threads.__index__()
-    if not 1 <= n_threads <= 65536:
-        raise ValueError(f"{name} must be 1 or more (65536 at most), got {n_threads}")
-    return n_threads
+    n_threads = check_index(n_threads, name)
+    if n_threads < 1:
+        raise ValueError(f"{name} must be 1 or more, got {n_threads}")
+    return min(n_threads, MOST_THREADS)
 
 
 def set_num_threads(n_threads):
@@ -275,13 +287,16 @@ def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, 
     cdef int n_dims = cnp.PyArray_NDIM(x), kind = cnp.PyArray_TYPE(x), threads, i, failed
     cdef ptrdiff_t n_valid = 0, wrong, elements
     cdef double weight_sum = 0, loss_sum = 0
-    cdef bint mean = False, each = False
+    cdef bint mean, each
 
+    mean = each = False
+    if not isinstance(reduction, str):
+        raise TypeError(f"reduction must be a str, got {type(reduction).__name__}")
     if reduction == "mean":
         mean = True
     elif reduction == "none":
         each = True
-    elif not (isinstance(reduction, str) and reduction == "sum"):
+    elif reduction != "sum":
         raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
     threads = _n_threads if n_threads is None else check_threads(n_threads)
 
@@ -332,8 +347,8 @@ def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, 
 
     call.grad_scale = 1.0
     if mean:
-        # No weight left: the loss is 0 / 0, its gradient 0, as in PyTorch.
-        call.grad_scale = 1.0 / weight_sum if weight_sum > 0 else 0.0
+        # No weight left: the loss is 0 / 0; rows that are there have a NaN gradient, as in PyTorch.
+        call.grad_scale = 1.0 / weight_sum if weight_sum > 0 else float("inf")
     if with_grad:
         if out is None:
             grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
@@ -380,9 +395,7 @@ cdef object _shape_message(object logits, object targets):
 
 
 cdef int _set_ignore_index(fastce_call *call, object ignore_index) except -1:
-    if isinstance(ignore_index, (bool, np.bool_)) or not hasattr(ignore_index, "__index__"):
-        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
-    value = ignore_index.__index__()
+    value = check_index(ignore_index, "ignore_index")
     # No label outside of int64 can match but a uint64 one, and that is refused as a class anyway.
     if INT64_MIN <= value < INT64_MAX:
         call.has_ignore_index = 1
