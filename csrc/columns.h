@@ -155,6 +155,8 @@ static void cross_entropy_columns(fastce_call *call, int thread)
             for (ptrdiff_t i = 0; i < padded; i++)
                 rows.target_term[i] = tile[targets[i] < 0 ? 0 : targets[i]][i];
             epilogue(call, &rows, padded);
+            for (ptrdiff_t i = 0; i < n; i++)
+                if (targets[i] < 0) rows.factor[i] = 0; /* also where the mean divides by 0 */
 
             for (ptrdiff_t i = 0; i < n; i++) add(&chunk_sum, rows.loss[i]);
             if (call->losses)
