@@ -126,7 +126,7 @@ def test_raising_peer_is_skipped(monkeypatch, capsys) -> None:
         (["--json", "no-such-folder/bench.json"], "--json"),
         (["--plot", "."], "--plot"),
         (["--json"], "--json"),
-        (["--colour"], "--colour"),
+        (["--col\nour"], "--col"),
     ],
 )
 def test_bad_usage(args, flag, capsys) -> None:

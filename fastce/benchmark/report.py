@@ -96,14 +96,16 @@ def write_plot(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any
         )
     left.axvline(1, color="black", linewidth=1)
     left.set(xscale="log", xlabel="time of the peer / time of fastce (bars: quartiles)")
-    left.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    low, high = left.get_xlim()
+    subs = (1, 2, 5) if high / low < 300 else (1,)  # more labels than that overlap
+    left.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
     left.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     left.xaxis.set_minor_formatter(ticker.NullFormatter())
     left.set_yticks(range(len(rows)), labels)
     left.invert_yaxis()
     left.grid(axis="x", alpha=0.3, which="both")
     if names:
-        left.legend(fontsize="small")
+        figure.legend(loc="outside lower center", ncols=len(names), fontsize="small")
     right.barh(range(len(rows)), [row["share_of_copy"]["median"] for row in rows], color="0.6")
     right.axvline(1, color="black", linewidth=1)
     right.set(xlabel="share of a streaming copy")
