@@ -215,42 +215,59 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     return array
 
 
-cdef object _check_out(object out, cnp.ndarray logits, tuple others):
+cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
     """out as the buffer for grad: right in shape and dtype, writable, and sharing no memory with
-    an input unless it is the logits themselves."""
+    the logits unless it is the logits themselves."""
     if not cnp.PyArray_Check(out):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    cdef object array = out
-    if not (array.dtype.kind == "f" and array.dtype.itemsize in (4, 8) and array.dtype.isnative):
-        raise TypeError(f"out must be float32 or float64, got {_kind_name(array)}")
-    if array.shape != (<object>logits).shape:
+    cdef cnp.ndarray array = <cnp.ndarray>out
+    cdef int kind = cnp.PyArray_TYPE(array), i
+    cdef bint same
+    if not (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64):
+        raise TypeError(f"out must be float32 or float64, got {_kind_name(out)}")
+    if not cnp.PyArray_SAMESHAPE(array, logits):
         raise ValueError(f"out must have the shape of logits {(<object>logits).shape}, "
-                         f"got {array.shape}")
-    if not array.flags.writeable:
+                         f"got {out.shape}")
+    if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError("out must be writable, got a read-only array")
-    if not array.flags.aligned:
-        raise ValueError("out must be aligned, got an array that is not")
-    if 0 in array.strides and array.size > 1:
-        for length, stride in zip(array.shape, array.strides):
-            if stride == 0 and length > 1:
-                raise ValueError("out must not repeat its elements, got a stride of 0")
-    same = (array.dtype == (<object>logits).dtype and array.ctypes.data == <size_t>logits.data
-            and array.strides == (<object>logits).strides)
+    if not cnp.PyArray_ISBEHAVED(array):
+        raise ValueError("out must be aligned and of native byte order, got an array that is not")
+    same = kind == cnp.PyArray_TYPE(logits) and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits)
+    for i in range(cnp.PyArray_NDIM(array)):
+        same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
+        if cnp.PyArray_STRIDE(array, i) == 0 and cnp.PyArray_DIM(array, i) > 1:
+            raise ValueError("out must not repeat its elements, got a stride of 0")
     if not same and _share_memory(array, logits):
         raise ValueError("out must be the logits themselves or share no memory with them")
-    for name, other in others:
-        if other is not None and _share_memory(array, other):
-            raise ValueError(f"out must share no memory with {name}")
     return array
 
 
-cdef bint _share_memory(object a, object b):
-    if not np.may_share_memory(a, b):
+cdef bint _share_memory(cnp.ndarray a, cnp.ndarray b):
+    """Whether any byte belongs to both; when that is hard to tell, yes."""
+    cdef size_t a_low, a_high, b_low, b_high
+    _bounds(a, &a_low, &a_high)
+    _bounds(b, &b_low, &b_high)
+    if a_high <= b_low or b_high <= a_low:
         return False
     try:
         return np.shares_memory(a, b, max_work=1000)
     except np.exceptions.TooHardError:
         return True
+
+
+cdef void _bounds(cnp.ndarray array, size_t *low, size_t *high) noexcept:
+    cdef int i
+    cdef ptrdiff_t reach
+    low[0] = <size_t>cnp.PyArray_DATA(array)
+    high[0] = low[0]
+    if cnp.PyArray_SIZE(array):
+        high[0] += cnp.PyArray_ITEMSIZE(array)
+    for i in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, i) - 1) * cnp.PyArray_STRIDE(array, i)
+        if reach > 0:
+            high[0] += reach
+        else:
+            low[0] += reach
 
 
 cdef object _wrong_target(object targets, ptrdiff_t row, ptrdiff_t n_classes):
@@ -327,8 +344,11 @@ def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, 
     if out is not None:
         if not with_grad:
             raise TypeError("out is the buffer for grad, which this function does not compute")
-        _check_out(out, x, (("targets", targets if cnp.PyArray_Check(targets) else None),
-                            ("class_weight", class_weights), ("sample_weight", sample_weights)))
+        grad = _check_out(out, x)
+        for name, other in (("targets", y), ("class_weight", class_weights),
+                            ("sample_weight", sample_weights)):
+            if other is not None and _share_memory(grad, other):
+                raise ValueError(f"out must share no memory with {name}")
 
     # More than two dimensions are two, with the rows in order; no copy if the strides allow.
     result = None
@@ -354,7 +374,7 @@ def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, 
             grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
             result = grad if n_dims <= 2 else (<object>grad).reshape((<object>logits).shape)
         else:
-            result = grad = out
+            result = out
             if cnp.PyArray_TYPE(grad) != kind or n_dims > 2:
                 # written through a buffer: the kernel writes rows of the logits' own dtype
                 grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)

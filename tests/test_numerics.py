@@ -129,7 +129,7 @@ def test_many_confident_rows_are_within_the_contract(shape, dtype, isa):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("n_rows", [67, 5000])
 def test_reductions_are_within_the_contract(n_rows, reduction, dtype, isa, rng):
-    """Losses of very different size, and their weights, add up without drifting: two dozen draws."""
+    """Losses of very different size, and their weights, add up without drifting."""
     for _ in range(24 if n_rows < 100 else 2):
         x = (rng.normal(size=(n_rows, 10)) * rng.uniform(0, 30, (n_rows, 1))).astype(dtype)
         y = np.where(np.arange(n_rows) % 7, x.argmax(1), 3)
