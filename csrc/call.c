@@ -50,3 +50,38 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
     free(scratch);
     return failed ? -1 : 0;
 }
+
+typedef struct {
+    const fastce_kernels *kernels;
+    const char *src;
+    char *dst;
+    ptrdiff_t n_bytes;
+    _Atomic ptrdiff_t next;
+    _Atomic double sum;
+} stream;
+
+static void run_stream(void *arg, int thread)
+{
+    enum { PART = 1 << 18 };
+    stream *job = arg;
+    ptrdiff_t start;
+    double sum = 0, before;
+    (void)thread;
+    while ((start = atomic_fetch_add(&job->next, PART)) < job->n_bytes) {
+        const ptrdiff_t n = job->n_bytes - start < PART ? job->n_bytes - start : PART;
+        if (job->dst)
+            job->kernels->stream_copy(job->src + start, job->dst + start, n);
+        else
+            sum += job->kernels->stream_read(job->src + start, n);
+    }
+    before = atomic_load(&job->sum);
+    while (!atomic_compare_exchange_weak(&job->sum, &before, before + sum)) continue;
+}
+
+double fastce_stream(const fastce_kernels *kernels, const void *src, void *dst, ptrdiff_t n_bytes,
+                     int n_threads)
+{
+    stream job = {.kernels = kernels, .src = src, .dst = dst, .n_bytes = n_bytes};
+    fastce_parallel(run_stream, &job, n_threads);
+    return atomic_load(&job.sum);
+}

@@ -102,7 +102,7 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
     const vreal power = (from_shift * (real)LOG2_E + (real)ROUND_MAGIC) - (real)ROUND_MAGIC;
     const vreference ref = spread(shift, power);
 
-    wide_sum total = {{splat_double(0), splat_double(0)}};
+    wide_exact_sum total = {splat_double(0), splat_double(0)};
     vinteger ties = (vinteger)splat(0);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vreal x = *(const vreal *)(tile[j] + i);
@@ -112,19 +112,25 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
         *(vreal *)(tile[j] + i) = e;
         add_vector(&total, (vreal)((vinteger)e & ~is_max));
     }
+    const vreal more_ties = __builtin_convertvector(ties, vreal) - (real)1;
     for (int w = 0; w < WIDE; w++) {
         const vdouble wide_max = widen(max, w), wide_power = widen(power, w);
         const vdouble reduced = ((wide_max - widen(shift, w)) - wide_power * LN2_DOUBLE_HIGH)
                                 - wide_power * LN2_DOUBLE_LOW;
         const vdouble top = exp_double(reduced) * TWO_TO_BIAS;
         double *to = rows->others + i + w * DOUBLES;
-        const vdouble others = WIDE == 1 ? total.part[0] + total.part[1] : total.part[w];
-        vdouble n_ties;
-        for (int l = 0; l < DOUBLES; l++) n_ties[l] = (double)ties[w * DOUBLES + l];
-        *(vdouble *)to = others + (n_ties - 1.0) * top;
+        const vdouble others = WIDE == 1 ? total.sum + total.lost : w ? total.lost : total.sum;
+        *(vdouble *)to = others + widen(more_ties, w) * top;
         *(vdouble *)(rows->max + i + w * DOUBLES) = wide_max;
         *(vdouble *)(rows->top + i + w * DOUBLES) = top;
     }
+}
+
+/* Each row's entry of the tile at its target; of class 0 where it has none. */
+INLINE void gather_targets(real (*tile)[TILE], const int64_t *targets, ptrdiff_t n, double *entry)
+{
+    for (ptrdiff_t i = 0; i < n; i++)
+        entry[i] = tile[targets[i] & ~(targets[i] >> 63)][i];
 }
 
 static void cross_entropy_columns(fastce_call *call, int thread)
@@ -136,29 +142,26 @@ static void cross_entropy_columns(fastce_call *call, int thread)
     row_tile rows;
 
     for (cursor at; claim_chunk(call, &at);) {
-        exact_sum chunk_sum = {0, 0};
+        wide_exact_sum chunk_sum = {splat_double(0), splat_double(0)};
         for (ptrdiff_t first = at.row; first < at.end; first += TILE) {
             const ptrdiff_t n = at.end - first < TILE ? at.end - first : TILE;
             const ptrdiff_t padded = (n + LANES - 1) / LANES * LANES;
-            read_rows(call, first, n, targets, rows.weight);
+            const int all_there = read_rows(call, first, n, targets, rows.weight);
             load_tile(call, first, n, tile);
-            for (ptrdiff_t i = 0; i < n; i++) {
-                if (targets[i] < 0) /* whatever the row holds, it is not seen */
-                    for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
-                rows.target_logit[i] = tile[targets[i] < 0 ? 0 : targets[i]][i];
-            }
-            for (ptrdiff_t i = n; i < padded; i++)
-                targets[i] = -1, rows.weight[i] = 0, rows.target_logit[i] = 0;
-
+            if (!all_there)
+                for (ptrdiff_t i = 0; i < n; i++)
+                    if (targets[i] < 0) /* whatever the row holds, it is not seen */
+                        for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
+            for (ptrdiff_t i = n; i < padded; i++) targets[i] = -1, rows.weight[i] = 0;
+            gather_targets(tile, targets, padded, rows.target_logit);
             for (ptrdiff_t i = 0; i < padded; i += LANES)
                 column_terms(tile, n_classes, i, &rows);
-            for (ptrdiff_t i = 0; i < padded; i++)
-                rows.target_term[i] = tile[targets[i] < 0 ? 0 : targets[i]][i];
+            gather_targets(tile, targets, padded, rows.target_term);
             epilogue(call, &rows, padded);
-            for (ptrdiff_t i = 0; i < n; i++)
-                if (targets[i] < 0) rows.factor[i] = 0; /* also where the mean divides by 0 */
-
-            for (ptrdiff_t i = 0; i < n; i++) add(&chunk_sum, rows.loss[i]);
+            if (!all_there)
+                for (ptrdiff_t i = 0; i < n; i++)
+                    if (targets[i] < 0) rows.factor[i] = 0; /* also where the mean divides by 0 */
+            for (ptrdiff_t i = 0; i < padded; i += DOUBLES) add_wide(&chunk_sum, doubles_at(rows.loss, i));
             if (call->losses)
                 for (ptrdiff_t i = 0; i < n; i++)
                     ((real *)call->losses)[first + i] = (real)rows.loss[i];
@@ -172,7 +175,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
                 store_tile(call, first, n, tile);
             }
         }
-        call->chunk_sums[at.chunk] = chunk_sum.sum + chunk_sum.lost;
+        call->chunk_sums[at.chunk] = total_of(&chunk_sum);
     }
 }
 

@@ -25,7 +25,7 @@ typedef struct {
     _Alignas(64) double loss[TILE], factor[TILE], target_grad[TILE];
 } row_tile;
 
-INLINE vdouble at(const double *column, ptrdiff_t i)
+INLINE vdouble doubles_at(const double *column, ptrdiff_t i)
 {
     return *(const vdouble *)(column + i);
 }
@@ -33,12 +33,12 @@ INLINE vdouble at(const double *column, ptrdiff_t i)
 static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
-        const vdouble max = at(rows->max, i), target_logit = at(rows->target_logit, i);
-        const vdouble top = at(rows->top, i), weight = at(rows->weight, i);
+        const vdouble max = doubles_at(rows->max, i), target_logit = doubles_at(rows->target_logit, i);
+        const vdouble top = doubles_at(rows->top, i), weight = doubles_at(rows->weight, i);
         /* a maximum of +-inf makes the row NaN */
-        const vdouble others = at(rows->others, i) + (max - max);
+        const vdouble others = doubles_at(rows->others, i) + (max - max);
         const vdouble target_term
-            = select_double(target_logit == max, top, at(rows->target_term, i));
+            = select_double(target_logit == max, top, doubles_at(rows->target_term, i));
 
         const vdouble inverse = 1.0 / (top + others);
         const vdouble loss = (max - target_logit) + log1p_double(others / top, top * inverse);
@@ -51,18 +51,45 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
     }
 }
 
-/* A sum in double that keeps what its roundings lose (Neumaier). */
+/* A sum in double that keeps what its roundings lose (Knuth's two-sum), of numbers or of lanes. */
 typedef struct {
     double sum, lost;
 } exact_sum;
 
+typedef struct {
+    vdouble sum, lost;
+} wide_exact_sum;
+
+#define TWO_SUM(total, x)                                                                          \
+    const __typeof__(x) sum = total->sum + x, part = sum - total->sum;                             \
+    total->lost += (total->sum - (sum - part)) + (x - part);                                       \
+    total->sum = sum
+
 INLINE void add(exact_sum *total, double x)
 {
-    const double sum = total->sum + x, part = sum - total->sum;
-    /* inf and NaN have no rounding error, but the formula would make inf NaN */
-    const double lost = (total->sum - (sum - part)) + (x - part);
-    total->lost += sum - sum == 0 ? lost : 0;
-    total->sum = sum;
+    TWO_SUM(total, x);
+}
+
+INLINE void add_wide(wide_exact_sum *total, vdouble x)
+{
+    TWO_SUM(total, x);
+}
+
+/* inf and NaN have no rounding error, but the formula makes inf NaN. */
+INLINE double result(double sum, double lost)
+{
+    return sum - sum == 0 ? sum + lost : sum;
+}
+
+INLINE double total_of(const wide_exact_sum *total)
+{
+    exact_sum all = {0, 0};
+    double lost = 0;
+    for (int l = 0; l < DOUBLES; l++) {
+        add(&all, total->sum[l]);
+        lost += total->lost[l];
+    }
+    return result(all.sum, all.lost + lost);
 }
 
 #endif

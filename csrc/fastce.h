@@ -73,12 +73,15 @@ extern const fastce_isa fastce_isas[]; /* fastest first; the last one has no nam
  * is no memory; then nothing has been written. */
 int fastce_run(fastce_call *call, int n_threads, double *loss_sum);
 
-/* parallel.c: the only file with threads.  Runs task(arg, thread) with thread = 0 .. n_threads - 1,
- * returns when all are done. */
+/* parallel.c: the only file with threads.  Runs task(arg, thread) on the caller's thread as number 0
+ * and on up to n_threads - 1 others; returns when all that have begun are done.  It may run on fewer. */
 void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threads);
+int fastce_use_threading(const char *name); /* "pool", "openmp" or "serial"; -1: not in this build */
 const char *fastce_threading(void);
 
-/* call.c */
+/* call.c: the yardsticks of the benchmarks on several threads; dst NULL: read, and return the sum. */
+double fastce_stream(const fastce_kernels *kernels, const void *src, void *dst, ptrdiff_t n_bytes,
+                     int n_threads);
 const char *fastce_compiler(void);
 
 #endif

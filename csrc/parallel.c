@@ -1,51 +1,160 @@
-/* The only file with threads.  A task runs once on each thread and claims its own chunks of work, so
- * nothing here knows about rows, and a slow thread simply claims fewer. */
-#include "fastce.h"
-
+/* The only file with threads.  A task runs on the caller's thread and on any others that come in
+ * time; each claims its own chunks of work, so nothing here knows about rows, and a slow thread
+ * simply claims fewer.
+ *
+ * The default is a pool of our own in which help is optional: a caller that has claimed the last
+ * chunk waits only for helpers that have begun, never for one that has still to wake.  An OpenMP team waits for
+ * every member: after 20 ms of idleness, beside a busy process or beside a second OpenMP runtime,
+ * libgomp made calls of 50 microseconds take 1 to 10 milliseconds.  It stays as a back-end. */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
 #if defined(_OPENMP)
 #include <omp.h>
-#include <pthread.h>
+#endif
+#if defined(__SSE2__)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#else
+#define PAUSE() ((void)0)
+#endif
 
-/* libgomp's threads do not survive fork: a region in a child of a process that had one hangs
- * (GCC bug 60035), whichever library ran it.  So a child computes on its own thread. */
-static int is_forked_child;
+#include "fastce.h"
 
-static void note_fork(void)
+/* A helper looks for work this many pauses long (15 to 50 microseconds) before it sleeps: back-to-
+ * back calls find it awake, and it burns no core while the caller does something else. */
+enum { MOST_HELPERS = 255, PAUSES = 1000 };
+
+typedef enum { SERIAL, POOL, OPENMP } backend;
+static const char *const names[] = {"serial", "pool", "openmp"};
+static backend used = POOL;
+static int is_forked_child; /* libgomp's threads do not survive fork, and it hangs (GCC bug 60035) */
+
+static struct {
+    pthread_mutex_t caller; /* held by the one call that has the pool; others run alone */
+    pthread_mutex_t sleep;
+    pthread_cond_t wake;
+    int n_helpers;
+    void (*task)(void *arg, int thread);
+    void *arg;
+    int n_threads;
+    _Atomic unsigned round; /* counts the jobs */
+    _Atomic int is_open;    /* the job takes helpers */
+    _Atomic int n_joined, n_active, n_asleep;
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
+          .sleep = PTHREAD_MUTEX_INITIALIZER,
+          .wake = PTHREAD_COND_INITIALIZER};
+
+static void *help(void *unused)
+{
+    unsigned seen = atomic_load(&pool.round) - 1; /* the job that this helper was made for */
+    (void)unused;
+    for (;;) {
+        for (int i = 0; i < PAUSES && atomic_load(&pool.round) == seen; i++) PAUSE();
+        if (atomic_load(&pool.round) == seen) {
+            pthread_mutex_lock(&pool.sleep);
+            atomic_fetch_add(&pool.n_asleep, 1);
+            while (atomic_load(&pool.round) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+            atomic_fetch_sub(&pool.n_asleep, 1);
+            pthread_mutex_unlock(&pool.sleep);
+        }
+        seen = atomic_load(&pool.round);
+        /* First count in, then look: the caller first closes, then waits for the count. */
+        atomic_fetch_add(&pool.n_active, 1);
+        if (atomic_load(&pool.is_open)) {
+            const int thread = 1 + atomic_fetch_add(&pool.n_joined, 1);
+            if (thread < pool.n_threads) pool.task(pool.arg, thread);
+        }
+        atomic_fetch_sub(&pool.n_active, 1);
+    }
+    return NULL;
+}
+
+static void start_helpers(int n)
+{
+    sigset_t all, before;
+    pthread_t thread;
+    if (pool.n_helpers >= n) return;
+    sigfillset(&all); /* signals are the program's business, on its own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool.n_helpers < n && pthread_create(&thread, NULL, help, NULL) == 0) {
+        pthread_detach(thread);
+        pool.n_helpers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void run_in_pool(void (*task)(void *arg, int thread), void *arg, int n_threads)
+{
+    if (n_threads - 1 > MOST_HELPERS) n_threads = 1 + MOST_HELPERS;
+    pool.task = task;
+    pool.arg = arg;
+    pool.n_threads = n_threads;
+    atomic_store(&pool.n_joined, 0);
+    atomic_store(&pool.is_open, 1);
+    atomic_fetch_add(&pool.round, 1);
+    start_helpers(n_threads - 1);
+    if (atomic_load(&pool.n_asleep)) {
+        pthread_mutex_lock(&pool.sleep);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.sleep);
+    }
+    task(arg, 0);
+    atomic_store(&pool.is_open, 0);
+    for (int i = 0; atomic_load(&pool.n_active); i++)
+        if (i < PAUSES)
+            PAUSE();
+        else
+            sched_yield();
+}
+
+/* The child of a fork has the caller's thread alone: a new pool, with nobody in it. */
+static void after_fork(void)
 {
     is_forked_child = 1;
+    memset(&pool, 0, sizeof pool);
+    pthread_mutex_init(&pool.caller, NULL);
+    pthread_mutex_init(&pool.sleep, NULL);
+    pthread_cond_init(&pool.wake, NULL);
 }
 
 __attribute__((constructor)) static void watch_forks(void)
 {
-    pthread_atfork(NULL, NULL, note_fork);
+    pthread_atfork(NULL, NULL, after_fork);
+}
+
+int fastce_use_threading(const char *name)
+{
+    for (int i = SERIAL; i <= OPENMP; i++)
+        if (!strcmp(name, names[i])) {
+#if !defined(_OPENMP)
+            if (i == OPENMP) return -1;
+#endif
+            used = (backend)i;
+            return 0;
+        }
+    return -1;
 }
 
 const char *fastce_threading(void)
 {
-    return "openmp";
+    return names[used];
 }
 
 void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threads)
 {
-    if (n_threads <= 1 || is_forked_child) {
-        task(arg, 0);
+    if (n_threads > 1 && used == POOL && pthread_mutex_trylock(&pool.caller) == 0) {
+        run_in_pool(task, arg, n_threads);
+        pthread_mutex_unlock(&pool.caller);
         return;
     }
+#if defined(_OPENMP)
+    if (n_threads > 1 && used == OPENMP && !is_forked_child) {
 #pragma omp parallel num_threads(n_threads)
-    task(arg, omp_get_thread_num());
-}
-
-#else
-
-const char *fastce_threading(void)
-{
-    return "serial";
-}
-
-void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threads)
-{
-    (void)n_threads;
+        task(arg, omp_get_thread_num());
+        return;
+    }
+#endif
     task(arg, 0);
 }
-
-#endif

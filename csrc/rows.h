@@ -20,27 +20,23 @@ enum {
     LINE = 64 / (ptrdiff_t)sizeof(elem),        /* elements of a cache line */
 };
 
-/* Sums of vectors that lose nothing that matters, for any number of classes: doubles for float rows, a
- * two-part sum for double ones.  Every float is widened by itself: adding four of them first is 0.8
- * of the time, but costs a confident row's loss the last half of its 2 ulp. */
-typedef struct {
-    vdouble part[2];
-} wide_sum;
-
-INLINE void add_vector(wide_sum *total, vreal x)
+/* Adds a vector so that nothing is lost that matters, for any number of classes: to doubles for float
+ * rows (the two halves of the vector, one to each part of the sum), exactly for double ones.  Every
+ * float is widened by itself: adding four of them first is 0.8 of the time, but costs a confident
+ * row's loss the last half of its 2 ulp. */
+INLINE void add_vector(wide_exact_sum *total, vreal x)
 {
 #if defined(FASTCE_f32)
-    for (int i = 0; i < WIDE; i++) total->part[i] += widen(x, i);
+    total->sum += widen(x, 0);
+    total->lost += widen(x, 1);
 #else
-    const vdouble sum = total->part[0] + x, part = sum - total->part[0];
-    total->part[1] += (total->part[0] - (sum - part)) + (x - part);
-    total->part[0] = sum;
+    add_wide(total, x);
 #endif
 }
 
-INLINE double sum_lanes(const wide_sum *total)
+INLINE double sum_lanes(const wide_exact_sum *total)
 {
-    vdouble v = total->part[0] + total->part[1];
+    vdouble v = total->sum + total->lost;
     double lanes[DOUBLES];
     memcpy(lanes, &v, sizeof v);
     for (int width = DOUBLES / 2; width; width /= 2)
@@ -146,7 +142,7 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
     _Alignas(64) real block[BLOCK];
     reference ref = {0, 0};
     vreference vref = spread(splat(0), splat(0));
-    wide_sum total = {{splat_double(0), splat_double(0)}};
+    wide_exact_sum total = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), top = 0, target_logit = 0;
     double extra = 0; /* terms of former maxima */
 
@@ -170,7 +166,8 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
                 if (old_top > 0) {
                     /* exact when the shift stays 0: a power of two */
                     const double change = exact_term(old_shift, (double)old_power - BIAS, &ref);
-                    for (int i = 0; i < 2; i++) total.part[i] *= change;
+                    total.sum *= change;
+                    total.lost *= change;
                     extra *= change;
                     top *= change;
                     if (keep_terms)
@@ -270,7 +267,7 @@ static void cross_entropy_rows(fastce_call *call, int thread)
         if (losses) losses[at.row] = (real)tile.loss[0];
         add(&chunk_sum, tile.loss[0]);
         if (!more || next.chunk != at.chunk) {
-            call->chunk_sums[at.chunk] = chunk_sum.sum + chunk_sum.lost;
+            call->chunk_sums[at.chunk] = result(chunk_sum.sum, chunk_sum.lost);
             chunk_sum = (exact_sum){0, 0};
         }
     }

@@ -35,15 +35,18 @@ static void read_targets(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, 
 }
 
 /* Targets and weights of rows first .. first + n; target -1 and weight 0 for a row that is not
- * there: ignored, or with a sample weight of 0. */
-static void read_rows(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, int64_t *targets,
+ * there: ignored, or with a sample weight of 0.  Returns whether all are there. */
+static int read_rows(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, int64_t *targets,
                       double *weight)
 {
+    int64_t all = 0; /* negative: some target is */
     read_targets(call, first, n, targets);
-    if (call->has_ignore_index)
-        for (ptrdiff_t i = 0; i < n; i++)
-            targets[i] = targets[i] == call->ignore_index ? -1 : targets[i];
-    for (ptrdiff_t i = 0; i < n; i++) weight[i] = targets[i] < 0 ? 0.0 : 1.0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const int64_t ignored = call->has_ignore_index & (targets[i] == call->ignore_index);
+        targets[i] |= -ignored;
+        all |= targets[i];
+        weight[i] = targets[i] < 0 ? 0.0 : 1.0;
+    }
     if (call->class_weight)
         for (ptrdiff_t i = 0; i < n; i++)
             if (targets[i] >= 0) weight[i] = call->class_weight[targets[i]];
@@ -53,8 +56,9 @@ static void read_rows(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, int
                 = call->sample_weight.data + (first + i) * call->sample_weight.row_stride;
             const double sample_weight = *(const double *)source;
             weight[i] *= sample_weight;
-            if (sample_weight == 0) targets[i] = -1, weight[i] = 0;
+            if (sample_weight == 0) targets[i] = -1, weight[i] = 0, all = -1;
         }
+    return all >= 0;
 }
 
 static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_valid, double *weight_sum)
@@ -86,7 +90,7 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_valid, doub
         }
     }
     *n_valid = valid;
-    *weight_sum = weighted ? total.sum + total.lost : (double)valid;
+    *weight_sum = weighted ? result(total.sum, total.lost) : (double)valid;
     return -1;
 }
 

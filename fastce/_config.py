@@ -1,20 +1,28 @@
 """What this build is and what it runs on: the choice of kernels at import, and show_config."""
 
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from fastce import _kernel, _threads
 
-# FASTCE_ISA forces the kernels. One that was asked for by name is never replaced in silence.
-_forced = os.environ.get("FASTCE_ISA", "")
-if _forced:
-    try:
-        _kernel.use_isa(_forced)
-    except ValueError as error:
-        raise ImportError(f"FASTCE_ISA: {error}") from None
-else:
+
+
+def _force(variable: str, use: Callable[[str], object]) -> bool:
+    """What the environment asks for by name is used, or the import fails: never another in silence."""
+    name = os.environ.get(variable, "")
+    if name:
+        try:
+            use(name)
+        except ValueError as error:
+            raise ImportError(f"{variable}: {error}") from None
+    return bool(name)
+
+
+if not _force("FASTCE_ISA", _kernel.use_isa):
     _kernel.use_isa(_kernel.isas()[0])
+_force("FASTCE_THREADING", _kernel.use_threading)
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:

@@ -37,15 +37,14 @@ cdef extern from "fastce.h" nogil:
         ptrdiff_t (*check_targets)(const fastce_call *, ptrdiff_t *, double *) noexcept nogil
         void (*adam_step)(void *, const void *, void *, void *, ptrdiff_t,
                           double, double, double, double, double) noexcept nogil
-        void (*stream_copy)(const void *, void *, ptrdiff_t) noexcept nogil
-        double (*stream_read)(const void *, ptrdiff_t) noexcept nogil
     ctypedef struct fastce_isa:
         const char *name
         const fastce_kernels *kernels[2]
         int (*runs_here)() noexcept nogil
     const fastce_isa fastce_isas[]
     int fastce_run(fastce_call *, int, double *) noexcept
-    void fastce_parallel(void (*)(void *, int) noexcept nogil, void *, int) noexcept
+    double fastce_stream(const fastce_kernels *, const void *, void *, ptrdiff_t, int) noexcept
+    int fastce_use_threading(const char *) noexcept
     const char *fastce_threading() noexcept
     const char *fastce_compiler() noexcept
     enum:
@@ -53,13 +52,14 @@ cdef extern from "fastce.h" nogil:
         FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64
         FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64
 
-# A second thread costs 1 to 2 microseconds when it is awake; 16384 elements take about 4.
+# Telling a second thread costs 1 microsecond when it is awake and 5 when it sleeps; 16384 elements
+# take about 5.
 cdef enum: ELEMENTS_PER_THREAD = 16384
 # Below about 10 microseconds of work, giving up the GIL costs more than others could win.
 cdef enum: ELEMENTS_WITH_GIL = 32768
 
 # An OpenMP runtime that cannot start its threads ends the process.
-cdef enum: MOST_THREADS = 256
+cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
 
 cdef const fastce_isa *_isa = NULL
 cdef int _n_threads = 1
@@ -105,6 +105,15 @@ def threading():
     return fastce_threading().decode()
 
 
+def use_threading(name):
+    """Run threads this way from now on: "pool", "openmp" or "serial"; returns the former name."""
+    former = threading()
+    if not isinstance(name, str) or fastce_use_threading(name.encode()):
+        raise ValueError(f"threading is {name!r}, expected 'pool', 'openmp' (where the compiler had "
+                         "it) or 'serial'")
+    return former
+
+
 def check_index(value, name):
     """value as an int, or an error that names the argument."""
     if isinstance(value, (bool, np.bool_)):
@@ -117,8 +126,8 @@ def check_index(value, name):
 
 def check_threads(n_threads, name="n_threads"):
     n_threads = check_index(n_threads, name)
-    if n_threads < 1:
-        raise ValueError(f"{name} must be 1 or more, got {n_threads}")
+    if not 1 <= n_threads <= 65536:
+        raise ValueError(f"{name} must be 1 or more (65536 at most), got {n_threads}")
     return min(n_threads, MOST_THREADS)
 
 
@@ -235,7 +244,7 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
     same = kind == cnp.PyArray_TYPE(logits) and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits)
     for i in range(cnp.PyArray_NDIM(array)):
         same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
-        if cnp.PyArray_STRIDE(array, i) == 0 and cnp.PyArray_DIM(array, i) > 1:
+        if cnp.PyArray_STRIDE(array, i) == 0 and cnp.PyArray_DIM(array, i) > 1 and out.size:
             raise ValueError("out must not repeat its elements, got a stride of 0")
     if not same and _share_memory(array, logits):
         raise ValueError("out must be the logits themselves or share no memory with them")
@@ -442,29 +451,6 @@ def adam_step(cnp.ndarray params not None, cnp.ndarray grad not None,
         cnp.PyArray_DATA(second_moment), n, step_size, beta_1, beta_2, epsilon, second_correction)
 
 
-cdef struct _stream:
-    const char *src
-    char *dst
-    ptrdiff_t n_bytes
-    int n_threads
-    const fastce_kernels *kernels
-    double *sums
-
-
-cdef void _stream_part(void *arg, int thread) noexcept nogil:
-    """A contiguous share for each thread, as a streaming benchmark does it."""
-    cdef _stream *job = <_stream *>arg
-    cdef ptrdiff_t share = (job.n_bytes // job.n_threads + 4095) // 4096 * 4096
-    cdef ptrdiff_t start = share * thread
-    cdef ptrdiff_t size = min(share, job.n_bytes - start)
-    if size <= 0:
-        return
-    if job.dst != NULL:
-        job.kernels.stream_copy(job.src + start, job.dst + start, size)
-    else:
-        job.sums[thread] = job.kernels.stream_read(job.src + start, size)
-
-
 def stream_copy(cnp.ndarray src not None, cnp.ndarray dst not None, int n_threads):
     """Copy src to dst past the caches: the yardstick of the benchmarks.
 
@@ -477,34 +463,20 @@ def stream_copy(cnp.ndarray src not None, cnp.ndarray dst not None, int n_thread
     skip = -<ptrdiff_t>(<size_t>cnp.PyArray_DATA(dst)) & 63
     if n_bytes < skip + 64:
         return
-    cdef _stream job
-    job.src = cnp.PyArray_BYTES(src) + skip
-    job.dst = cnp.PyArray_BYTES(dst) + skip
-    job.n_bytes = (n_bytes - skip) // 64 * 64
-    job.n_threads = n_threads
-    job.kernels = _isa.kernels[FASTCE_F32]
-    job.sums = NULL
+    cdef const char *from_bytes = cnp.PyArray_BYTES(src) + skip
+    cdef char *to_bytes = cnp.PyArray_BYTES(dst) + skip
     with nogil:
-        fastce_parallel(_stream_part, &job, n_threads)
+        fastce_stream(_isa.kernels[FASTCE_F32], from_bytes, to_bytes,
+                      (n_bytes - skip) // 64 * 64, n_threads)
 
 
 def stream_read(cnp.ndarray src not None, int n_threads):
     """Read src once, as fast as memory goes; returns the sum of its float32s."""
-    if not (cnp.PyArray_ISCARRAY_RO(src) and 1 <= n_threads <= 256):
-        raise ValueError("src must be a contiguous array, n_threads from 1 to 256")
-    cdef double sums[256]
-    cdef _stream job
-    memset(sums, 0, sizeof(sums))
-    job.src = cnp.PyArray_BYTES(src)
-    job.dst = NULL
-    job.n_bytes = cnp.PyArray_NBYTES(src) // 4 * 4
-    job.n_threads = n_threads
-    job.kernels = _isa.kernels[FASTCE_F32]
-    job.sums = sums
+    if not (cnp.PyArray_ISCARRAY_RO(src) and n_threads >= 1):
+        raise ValueError("src must be a contiguous array, n_threads 1 or more")
+    cdef const char *from_bytes = cnp.PyArray_BYTES(src)
+    cdef ptrdiff_t n_bytes = cnp.PyArray_NBYTES(src)
+    cdef double total
     with nogil:
-        fastce_parallel(_stream_part, &job, n_threads)
-    cdef int i
-    cdef double total = 0
-    for i in range(n_threads):
-        total += sums[i]
+        total = fastce_stream(_isa.kernels[FASTCE_F32], from_bytes, NULL, n_bytes, n_threads)
     return total
