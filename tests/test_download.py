@@ -124,7 +124,7 @@ def trickle(handler):
     handler.send_response(200)
     handler.end_headers()
     try:
-        while True:
+        for _ in range(300):
             handler.wfile.write(b"x")
             time.sleep(0.01)
     except OSError:

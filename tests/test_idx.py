@@ -71,6 +71,8 @@ def test_gzip_of_several_members(tmp_path):
         (b"", "not an IDX file"),
         (b"\0\0\x08", "not an IDX file"),
         (b"P5\n28 28\n", "not an IDX file"),
+        (b"\1" + GOOD[1:], "not an IDX file"),
+        (b"\0\1" + GOOD[2:], "not an IDX file"),
         (b"\0\0\x07\x01" + bytes(8), "not an IDX file"),
         (b"\0\0\x08\0", "1 to 32 dimensions, got 0"),
         (b"\0\0\x08\xff" + b"\0\0\0\x01" * 255 + b"\0", "1 to 32 dimensions, got 255"),

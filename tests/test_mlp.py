@@ -73,6 +73,31 @@ def test_layers_share_the_flat_buffer():
     assert all(np.shares_memory(part, flat) for layer in layers for part in layer)
 
 
+def test_a_fit_is_these_steps(task):
+    """The order and the count of everything, by hand: two epochs of two batches."""
+    X, y = task
+    sizes = (6, 4, 3)
+    params = network.init_params(sizes, np.random.default_rng(5))
+    grad, moments = np.empty_like(params), np.zeros((2, params.size), np.float32)
+    layers, grads = network.layer_views(params, sizes), network.layer_views(grad, sizes)
+    n_steps = 0
+    for epoch in (1, 2):
+        rng = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(epoch,)))
+        order = rng.permutation(90)
+        for rows in (order[:64], order[64:]):
+            scratch = network.make_scratch(sizes, len(rows))
+            scratch.activations[0][...] = X[rows]
+            network.forward(layers, scratch)
+            fastce.cross_entropy_with_grad(scratch.activations[-1], y[rows], out=scratch.deltas[-1])
+            network.backward(layers, grads, scratch)
+            n_steps += 1
+            adam_step(params, grad, *moments, n_steps, 0.01, 0.8, 0.9, 1e-7)
+    clf = MLPClassifier(
+        4, max_iter=2, random_state=5, learning_rate_init=0.01, beta_1=0.8, beta_2=0.9, epsilon=1e-7
+    ).fit(X, y)
+    np.testing.assert_array_equal(clf._params, params)
+
+
 def test_he_initialisation(rng):
     weight, bias = network.layer_views(network.init_params((400, 300), rng), (400, 300))[0]
     assert not bias.any()
@@ -359,6 +384,13 @@ def test_a_learning_rate_too_large_is_an_error_not_nan(task, solver):
         clf.fit(*task)
     with pytest.raises(ValueError, match=r"not fitted"):
         clf.predict(task[0])
+
+
+def test_weights_that_overflow_in_the_last_step_are_an_error(task):
+    """The loss of the only batch came before the step: it is finite."""
+    clf = MLPClassifier(solver="sgd", learning_rate_init=1e38, batch_size=90, max_iter=1)
+    with pytest.raises(DivergedError):
+        clf.fit(1000 * task[0], task[1])
 
 
 # Files

@@ -68,6 +68,7 @@ IMAGES = np.zeros((200, 7, 5), np.uint8)
     ("position", "file", "message"),
     [
         (1, idx(np.r_[LABELS[:3], np.uint8(12), LABELS[4:]]), r"label\[3\] is 12, outside \[0, 10"),
+        (1, idx(np.r_[LABELS[:-1], np.uint8(10)]), r"label\[199\] is 10, outside"),
         (1, idx(LABELS[:-1]), "a label for each of the 200 images of .*, got 199"),
         (1, idx(LABELS.astype("i4")), "expected labels, uint8 of shape .n,., got int32"),
         (1, idx(LABELS.reshape(2, 100)), "expected labels"),

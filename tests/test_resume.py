@@ -120,22 +120,28 @@ sys.exit(main(sys.argv[2:]))
 
 
 def killed(moment, data, out, *flags):
-    """Run the command in a process that kills itself at the given moment; True if it lived on."""
+    """Run the command in a process that kills itself at the given moment.
+
+    Returns the lines that it printed if it died, else None.
+    """
     argv = ["train", "--data", data, "--out", out, "--hidden", "8", "--epochs", EPOCHS, *flags]
     process = subprocess.run(
         [sys.executable, "-W", "error", "-c", KILLER, str(moment), *map(str, argv)],
         capture_output=True,
+        text=True,
         timeout=60,
     )
     assert process.returncode in (0, -signal.SIGKILL), process.stderr
-    return process.returncode == 0
+    return process.stdout.splitlines() if process.returncode else None
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 @pytest.mark.parametrize("moment", [1, 3, 4, 5, 8, 11, 15, 17, 20, 27, 33, 38])
 def test_killed_once_and_resumed(tmp_path, data, never_stopped, moment):
     out = tmp_path / "out"
-    assert not killed(moment, data, out)
+    lines = killed(moment, data, out)
+    # Each line is out before the next epoch: epoch n ends with moment 14 + 6 n.
+    assert len(lines) == max(0, (moment - 15) // 6)
     # Whatever there is, is whole.
     for path in out.glob("*.npz"):
         with np.load(path) as arrays:
@@ -145,11 +151,20 @@ def test_killed_once_and_resumed(tmp_path, data, never_stopped, moment):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_killed_in_the_first_epoch_where_an_older_run_was(tmp_path, data, never_stopped):
+    """Its checkpoint must not be taken for that of the run that was killed."""
+    train(data, tmp_path, "--seed", 5)
+    assert killed(14, data, tmp_path) is not None
+    assert train(data, tmp_path, "--resume") == 0
+    assert files(tmp_path) == never_stopped["adam"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_killed_again_and_again(tmp_path, data, never_stopped):
     """The start of a resumed run has 13 moments; each run here gets a little further."""
     out = tmp_path / "out"
     deaths = 0
-    while not killed(16 + deaths, data, out, "--resume"):
+    while killed(16 + deaths, data, out, "--resume") is not None:
         deaths += 1
     assert deaths >= 2
     assert files(out) == never_stopped["adam"]

@@ -142,6 +142,13 @@ def test_a_bar_on_a_terminal(tmp_path, data, run, monkeypatch):
     assert (status, len(lines), err) == (0, 3, [])
 
 
+def test_a_path_that_is_no_text(tmp_path, data, run):
+    out = tmp_path / os.fsdecode(b"\xff")
+    status, lines, err = run("train", "--data", data, "--out", out, "--resume", *SMALL)
+    assert (status, err) == (0, [])
+    assert r"\udcff" in lines[0]
+
+
 def test_download_trains_on_the_cache(tmp_path, data, run, monkeypatch):
     monkeypatch.setattr(download, "download_mnist", lambda say: data)
     assert run("train", "--download", "--out", tmp_path / "run", *SMALL)[0] == 0

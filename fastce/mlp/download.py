@@ -151,7 +151,7 @@ def download_mnist(
                 packed = _fetch(mirror + name, content.n_bytes + GZIP_SLACK, timeout, deadline)
                 complaint = _complaint(packed, content)
             except urllib.error.HTTPError as error:
-                error.close()
+                error.close()  # it is a file too, and Python 3.13 warns of one left open
                 complaint = str(error)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 complaint = " ".join(str(error).split()) or type(error).__name__
