@@ -11,6 +11,10 @@ import pytest
 
 import fastce
 
+# Subprocesses import the installed fastce, as the tests themselves do, and not the sources in the
+# current folder, which have no compiled kernel unless the installation is editable.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 # No deadline: the first call of a size may be slow on a busy machine, and no test here is timed.
 hypothesis.settings.register_profile("fastce", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fastce")
