@@ -120,6 +120,25 @@ def test_adam_is_pytorchs_formula(rng):
     np.testing.assert_allclose(moments, [m, v], rtol=1e-5)
 
 
+def test_adam_lets_no_moment_stick_at_a_subnormal():
+    """0.9 of the smallest subnormal rounds to itself."""
+    params, grad = np.ones(40, np.float32), np.zeros(40, np.float32)
+    moments = np.full((2, 40), 1e-38, np.float32)
+    for step in range(1, 200):
+        adam_step(params, grad, *moments, step, 1e-3, 0.9, 0.999, 1e-8)
+    np.testing.assert_array_equal(moments, 0)
+    np.testing.assert_array_equal(params, 1)
+
+
+def test_adam_poisons_only_what_is_nan():
+    params, grad = np.ones((2, 40), np.float32)
+    grad[3] = np.nan
+    moments = np.zeros((2, 40), np.float32)
+    adam_step(params, grad, *moments, 1, 1e-3, 0.9, 0.999, 1e-8)
+    for array in (params, *moments):
+        assert np.flatnonzero(np.isnan(array)).tolist() == [3]
+
+
 def test_sgd_is_pytorchs_formula(rng):
     params, velocity = rng.normal(size=(2, 37)).astype(np.float32)
     p, v = params.astype(np.float64), velocity.astype(np.float64)
