@@ -418,7 +418,8 @@ def test_weights_that_overflow_in_the_last_step_are_an_error(task):
 def test_a_saved_model_comes_back(task, tmp_path):
     X, y = task
     y = np.array(["no", "perhaps", "yes"])[y]
-    clf = MLPClassifier([8, 5], max_iter=3, momentum=0.5, random_state=2**70).fit(X, y)
+    clf = MLPClassifier([8, 5], max_iter=np.int8(3), momentum=np.float32(0.5), random_state=2**70)
+    clf.fit(X, y)
     clf.save(tmp_path / "a.npz")
     back = MLPClassifier.load(tmp_path / "a.npz")
     assert back.get_params() == {**clf.get_params(), "hidden_layer_sizes": [8, 5]}

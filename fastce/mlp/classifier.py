@@ -346,7 +346,7 @@ class MLPClassifier:
         parameters = self.get_params() | {"hidden_layer_sizes": self._sizes[1:-1]}
         arrays = {
             "format": np.array(MODEL_FORMAT),
-            "parameters": np.array(json.dumps(parameters, sort_keys=True)),
+            "parameters": np.array(json.dumps(parameters, sort_keys=True, default=np.generic.item)),
             "classes": self.classes_,
             "loss_curve": np.array(self.loss_curve_),
         }
