@@ -150,7 +150,7 @@ def _progress(title: str, n_rows: int) -> Iterator[Callable[[int], object] | Non
         yield None
         return
     try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
     except ImportError:
         yield None
         return
