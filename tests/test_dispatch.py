@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import fastce
@@ -54,10 +53,6 @@ def test_switching_refuses_what_does_not_run_here():
         with pytest.raises(ValueError, match=repr(name)):
             fastce._kernel.use_isa(name)
     assert fastce._kernel.use_isa(used) == used
-
-
-def test_baseline_is_always_there():
-    assert "baseline" in fastce._kernel.isas()
 
 
 def test_show_config_tells_what_runs(isa, capsys):
@@ -117,20 +112,13 @@ print(sys.float_info.min / 2 != 0, np.float32(1e-40) * np.float32(1) != 0)
     assert done.stdout == "True True\n"
 
 
-def test_floating_point_errors_do_not_leak(rng):
-    """Flags that the kernels raise are not the caller's: NumPy warns of its own only."""
-    x = np.array([[0, -1000, np.nan], [np.inf, 0, -np.inf], [3e38, -3e38, 1]], np.float32)
-    with np.errstate(all="raise"):
-        fastce.cross_entropy_with_grad(x, [1, 1, 1], reduction="none")
-        np.add(x[2:], 1)
-
-
 def test_nothing_but_numpy_is_imported(python):
     """Extras are imported when they are used."""
     done = python("""
 import sys
+before = set(sys.modules)
 import fastce
-names = {name.split(".")[0] for name in sys.modules}
+names = {name.split(".")[0] for name in set(sys.modules) - before}
 print(*sorted(names - set(sys.stdlib_module_names) - {"fastce", "numpy", "cython_runtime"}))
 """)
     assert done.stderr == ""

@@ -1,5 +1,8 @@
 """Any layout of any argument gives the bits of the contiguous one, without copying the logits."""
 
+import array
+import mmap
+import sys
 import tracemalloc
 
 import numpy as np
@@ -164,3 +167,87 @@ def test_the_logits_are_not_copied(layout, shape, rng):
         tracemalloc.stop()
     assert loss_peak < x.nbytes / 8
     assert grad_peak < x.nbytes * (1 + 1 / 8)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int64, np.uint64])
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_the_targets_are_not_copied(step, dtype):
+    """Not to another dtype either: a million of them, and less than 64 KB for the call."""
+    x = np.broadcast_to(np.float32([[1, 2]]), (1_000_000, 2))
+    y = np.zeros(1_000_000 * abs(step), dtype)[::step]
+    tracemalloc.start()
+    try:
+        fastce.cross_entropy(x, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**16
+
+
+# ---------- beyond 32 bits
+
+GIB = 2**30
+
+
+@pytest.fixture
+def nine_gib():
+    """Addresses without memory: pages that nobody writes are the one page of zeros."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's MAP_NORESERVE")
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # Python names it from 3.13 on
+    try:
+        return np.frombuffer(mmap.mmap(-1, 9 * GIB, flags=flags), np.uint8)
+    except OSError:
+        pytest.skip("no 9 GiB of addresses")
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 1000)], ids=str)
+def test_rows_four_gib_apart(shape, nine_gib, isa, rng):
+    x = np.lib.stride_tricks.as_strided(
+        nine_gib.view(np.float32), shape, (4 * GIB + 64, 4), writeable=True
+    )
+    x[...] = rng.normal(size=shape)
+    y = rng.integers(0, shape[1], shape[0])
+    loss, grad = fastce.cross_entropy_with_grad(x.copy(), y)
+    assert fastce.cross_entropy(x, y) == loss
+    fastce.cross_entropy_with_grad(x, y, out=x)
+    np.testing.assert_array_equal(x, grad)
+
+
+def test_classes_four_gib_apart(nine_gib, isa, rng):
+    x = np.lib.stride_tricks.as_strided(
+        nine_gib.view(np.float32), (20, 3), (4, 4 * GIB + 4096), writeable=True
+    )
+    x[...] = rng.normal(size=(20, 3))
+    y = rng.integers(0, 3, 20)
+    loss, grad = fastce.cross_entropy_with_grad(x.copy(), y)
+    actual_loss, actual_grad = fastce.cross_entropy_with_grad(x, y)
+    assert actual_loss == loss
+    np.testing.assert_array_equal(actual_grad, grad)
+
+
+@pytest.mark.parametrize("n_classes", [50, 1000])
+def test_more_than_two_to_the_31_logits(n_classes, nine_gib, isa):
+    """Only the last rows are there, and ignored rows are not read."""
+    n_rows = 2**31 // n_classes + 1000
+    x = nine_gib.view(np.float32)[: n_rows * n_classes].reshape(n_rows, n_classes)
+    y = np.full(n_rows, -100, np.int8)
+    y[-3:] = 3
+    x[-3:, 3] = 2
+    loss = fastce.cross_entropy(x, y)
+    np.testing.assert_allclose(loss, np.log1p((n_classes - 1) * np.exp(-2)), rtol=1e-6)
+
+
+def test_arrays_by_protocol(rng):
+    """What np.asarray takes is taken: memoryviews, array.array, objects with __array__."""
+
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            return x
+
+    x = rng.normal(size=(4, 3))
+    y = np.array([0, 2, 1, 1])
+    expected = fastce.cross_entropy(x, y)
+    assert fastce.cross_entropy(Tensor(), y) == expected
+    assert fastce.cross_entropy(memoryview(x), memoryview(y)) == expected
+    assert fastce.cross_entropy(x, array.array("q", y)) == expected

@@ -68,11 +68,11 @@ def test_rows_of_the_gradient_sum_to_zero(case):
 
 @given(batches())
 def test_signs_and_bounds(case):
-    """The loss is not negative; only the label's gradient is, and no element is beyond 1."""
+    """The loss is not negative, only the label's gradient is, and none is beyond 1 (by 4 ulp)."""
     x, y = case
     loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
     assert (loss >= 0).all()
-    assert (abs(grad) <= 1).all()
+    assert (abs(grad) <= 1 + 4 * EPS).all()
     label = np.arange(x.shape[1]) == y[:, None]
     assert (grad[label] <= 0).all()
     assert (grad[~label] >= 0).all()
@@ -103,9 +103,10 @@ def test_reductions_are_sums_and_quotients_of_the_rows(case, data):
     mean, mean_grad = fastce.cross_entropy_with_grad(x, y, reduction="mean", **options)
     divisor = (sw.astype(np.float64) * cw[y]).sum()
     np.testing.assert_allclose(total, losses.astype(np.float64).sum(), rtol=2 * EPS)
-    np.testing.assert_allclose(mean, total / divisor, rtol=2 * EPS)
+    unit = 2.0**-149 * (1 + 1 / divisor)  # where the total or the mean is subnormal
+    np.testing.assert_allclose(mean, total / divisor, rtol=2 * EPS, atol=unit)
     np.testing.assert_array_equal(total_grad, grads)
-    np.testing.assert_allclose(mean_grad, grads / divisor, rtol=8 * EPS, atol=2**-147)
+    np.testing.assert_allclose(mean_grad, grads / divisor, rtol=8 * EPS, atol=8 * unit)
 
 
 @given(batches(), st.data())
