@@ -61,27 +61,30 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
     def openmp_flags(self):
-        """["-fopenmp"] if a program with it compiles and links, else [] and a loud warning."""
+        """["-fopenmp"] if a library with it compiles and links, else [] and a loud warning."""
         wanted = os.environ.get("FASTCE_OPENMP", "auto")
         if wanted not in ("auto", "on", "off"):
             sys.exit(f"FASTCE_OPENMP is {wanted!r}, expected auto, on or off")
         if wanted == "off":
             return []
+        flags = ["-fopenmp"]
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
-            source.write_text("#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
+            source.write_text("#include <omp.h>\nint probe(void) { return omp_in_parallel(); }\n")
             try:
-                objects = self.compiler.compile([str(source)], output_dir=folder,
-                                                extra_postargs=["-fopenmp"])
-                self.compiler.link_executable(objects, str(Path(folder, "probe")),
-                                              extra_postargs=["-fopenmp"])
-                return ["-fopenmp"]
+                objects = self.compiler.compile([str(source)], folder, extra_postargs=flags)
+                self.compiler.link_shared_object(
+                    objects, str(Path(folder, "probe.so")), extra_postargs=flags
+                )
             except Exception as error:  # whatever a compiler driver raises, there is no OpenMP
                 if wanted == "on":
                     sys.exit(f"FASTCE_OPENMP is on, but the compiler has no OpenMP: {error}")
+            else:
+                return flags
         line = "*" * 78
-        print(f"\n{line}\nfastce: this compiler has no OpenMP (-fopenmp); building WITHOUT THREADS."
-              f"\nEvery call will run on one core.\n{line}\n", file=sys.stderr, flush=True)
+        print(f"\n{line}\nfastce: this compiler has no OpenMP (-fopenmp); building WITHOUT OPENMP."
+              f"\nThreads come from fastce's own pool; FASTCE_THREADING=openmp will be refused."
+              f"\n{line}\n", file=sys.stderr, flush=True)
         return []
 
 

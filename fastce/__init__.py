@@ -4,6 +4,12 @@ Public names only; each is defined in the module that it is imported from.
 """
 
 from importlib.metadata import version as _version
+from importlib.util import find_spec as _find_spec
+
+if _find_spec("fastce._kernel") is None:
+    raise ImportError(
+        "fastce is not compiled in this folder: start Python elsewhere or `pip install -e .`"
+    )
 
 from fastce._config import show_config
 from fastce._cross_entropy import cross_entropy, cross_entropy_with_grad
