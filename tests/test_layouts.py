@@ -251,3 +251,58 @@ def test_arrays_by_protocol(rng):
     assert fastce.cross_entropy(Tensor(), y) == expected
     assert fastce.cross_entropy(memoryview(x), memoryview(y)) == expected
     assert fastce.cross_entropy(x, array.array("q", y)) == expected
+
+
+GUARDED = """
+import ctypes, itertools, mmap
+import numpy as np
+import fastce
+
+libc, pages = ctypes.CDLL(None, use_errno=True), 1 << 20
+
+def between_guards():
+    # a megabyte whose neighbouring pages may not be touched
+    memory = mmap.mmap(-1, pages + 2 * mmap.PAGESIZE)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for start in (base, base + mmap.PAGESIZE + pages):
+        assert libc.mprotect(ctypes.c_void_p(start), mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(memory, np.uint8)[mmap.PAGESIZE : mmap.PAGESIZE + pages]
+
+buffers = [between_guards() for _ in range(5)]
+rng = np.random.default_rng(0)
+n_rows, n_classes = (1, 2, 3, 15, 16, 17, 33, 64, 65), (*range(1, 36), 63, 64, 65, 127, 300)
+shapes = list(itertools.product(n_rows, n_classes))
+shapes += [(1, 5000), (3, 2049), (2, 33_001), (500, 10), (999, 2)]
+for n_rows, n_classes in shapes:
+    for dtype in (np.float32, np.float64):
+        plain = (
+            rng.normal(size=(n_rows, n_classes)).astype(dtype),
+            rng.integers(0, n_classes, n_rows).astype(np.int8 if n_classes < 100 else np.int64),
+            rng.uniform(size=n_classes),
+            rng.uniform(size=n_rows),
+            np.empty((n_rows, n_classes), dtype),
+        )
+        weights = dict(class_weight=plain[2], sample_weight=plain[3])
+        loss, grad = fastce.cross_entropy_with_grad(*plain[:2], **weights)
+        for at_end in (True, False):
+            guarded = []
+            for buffer, a in zip(buffers, plain):
+                place = buffer[-a.nbytes:] if at_end else buffer[:a.nbytes]
+                guarded.append(place.view(a.dtype).reshape(a.shape))
+                guarded[-1][...] = a
+            x, y, c, s, out = guarded
+            weights = dict(class_weight=c, sample_weight=s)
+            assert fastce.cross_entropy(x, y, **weights) == loss
+            fastce.cross_entropy_with_grad(x, y, **weights, out=out)
+            assert (out == grad).all()
+            fastce.cross_entropy_with_grad(x, y, **weights, out=x)
+            assert (x == grad).all()
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_nothing_beyond_the_arrays_is_touched(isa, python):
+    """Each argument ends, or begins, at a page that may not be read: an overrun is a crash."""
+    done = python(GUARDED, FASTCE_ISA=isa)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
