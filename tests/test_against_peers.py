@@ -162,7 +162,8 @@ def test_primitives_as_scipy(name, axis, rng):
     special = pytest.importorskip("scipy.special")
     x = rng.normal(size=(5, 6, 7)) * 10
     theirs = getattr(special, name)(x, axis=axis)
-    np.testing.assert_allclose(getattr(fastce, name)(x, axis=axis), theirs, rtol=1e-12)
+    # atol: SciPy's log_softmax of a confident class is off by the rounding of a sum near 1
+    np.testing.assert_allclose(getattr(fastce, name)(x, axis=axis), theirs, rtol=1e-12, atol=1e-15)
 
 
 # ---------- the oracle itself
