@@ -98,6 +98,30 @@ def test_a_fit_is_these_steps(task):
     np.testing.assert_array_equal(clf._params, params)
 
 
+@pytest.mark.parametrize("n", [1, 15, 16, 1000, 1024, 101_770])
+def test_aligned_rows_are_apart_and_well_placed(n):
+    rows = network.aligned_rows(4, n)
+    starts = [row.ctypes.data for row in rows]
+    assert [row.shape for row in rows] == [(n,)] * 4
+    assert all(start % 64 == 0 for start in starts)
+    assert len({start % 4096 for start in starts}) == 4
+    for row in rows:
+        assert not row.any()
+        row[:] = 1
+
+
+def test_an_interrupted_epoch_never_was(task):
+    X, y = task
+    clf, other = (MLPClassifier(8, batch_size=10, max_iter=1).fit(X, y) for _ in range(2))
+
+    def interrupt(n_rows):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        clf._train_epoch(X, y, interrupt)
+    assert same_weights(clf.partial_fit(X, y), other.partial_fit(X, y))
+
+
 def test_he_initialisation(rng):
     weight, bias = network.layer_views(network.init_params((400, 300), rng), (400, 300))[0]
     assert not bias.any()

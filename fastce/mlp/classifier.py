@@ -208,8 +208,13 @@ class MLPClassifier:
         order = rng.permutation(n_rows)
         targets = targets.take(order)
 
-        params, moments = self._params, self._moments
-        grad = np.empty_like(params)
+        # The epoch works on well placed copies. One that is interrupted has changed nothing.
+        saved = (self._params, *self._moments)
+        grad, *state = network.aligned_rows(1 + len(saved), self._params.size)
+        for buffer, values in zip(state, saved, strict=True):
+            buffer[...] = values
+        params, *moments = state
+        n_steps = self._n_steps
         layers = network.layer_views(params, self._sizes)
         grads = network.layer_views(grad, self._sizes)
         whole = network.make_scratch(self._sizes, batch_size)
@@ -227,14 +232,14 @@ class MLPClassifier:
                     logits, targets[start : start + n], out=scratch.deltas[-1]
                 )
                 network.backward(layers, grads, scratch)
-                self._n_steps += 1
+                n_steps += 1
                 if self.solver == "adam":
                     adam_step(
                         params,
                         grad,
                         moments[0],
                         moments[1],
-                        self._n_steps,
+                        n_steps,
                         self.learning_rate_init,
                         self.beta_1,
                         self.beta_2,
@@ -254,6 +259,7 @@ class MLPClassifier:
                 f"learning_rate_init: {self.learning_rate_init} is too large for these data: "
                 f"no finite loss in epoch {epoch}"
             )
+        self._params, self._moments, self._n_steps = params.copy(), np.stack(moments), n_steps
         self.n_iter_ = epoch
         self.loss_curve_.append(mean_loss)
         return mean_loss

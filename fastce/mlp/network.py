@@ -42,6 +42,20 @@ def layer_views(flat: np.ndarray, sizes: Sequence[int]) -> list[Layer]:
     return layers
 
 
+def aligned_rows(n_rows: int, n: int) -> list[np.ndarray]:
+    """Zeroed float32 buffers for the state of a step, placed where a pass over all is fastest.
+
+    Each starts a cache line: NumPy's own start 16 bytes after one, and a step of Adam over 101,770
+    parameters took 83 us instead of 31 there. And each starts at another quarter of a 4 KB page, as
+    a store to the same place in another page delays a load: 33 instead of 38 us. (Zen 4.)
+    """
+    line, page = 16, 1024  # elements
+    stride = -(-n // page) * page + page // 4
+    memory = np.zeros(n_rows * stride + line, np.float32)
+    start = -memory.ctypes.data // memory.itemsize % line
+    return [memory[start + i * stride :][:n] for i in range(n_rows)]
+
+
 def init_params(sizes: Sequence[int], rng: np.random.Generator) -> np.ndarray:
     """Normal weights of variance 2 / n_inputs (He et al. 2015, for ReLU), biases zero."""
     params = np.zeros(n_params(sizes), np.float32)
