@@ -6,7 +6,7 @@
 #ifndef FASTCE_COLUMNS_H
 #define FASTCE_COLUMNS_H
 
-#include "rows.h"
+#include "strips.h"
 
 /* Up to here this file is used: TILE * FEW_CLASSES floats are 16 KB, half of the smallest L1. */
 enum { FEW_CLASSES = 64 };
@@ -43,12 +43,13 @@ INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, real (*tile)[TILE])
     }
 }
 
-/* Rows first .. first + n of x to the tile, zeros in the lanes beyond n. */
-static void load_tile(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, real (*tile)[TILE])
+/* Rows first .. first + n of an array to the tile, zeros in the lanes beyond n.  n_ahead: how many
+ * rows follow without a gap, and may be read. */
+static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_ahead,
+                      ptrdiff_t n_classes, real (*tile)[TILE])
 {
-    const ptrdiff_t n_classes = call->n_classes, row_stride = call->logits.row_stride;
-    const ptrdiff_t class_stride = call->logits.class_stride;
-    const char *source = call->logits.data + first * row_stride;
+    const ptrdiff_t row_stride = x->row_stride, class_stride = x->class_stride;
+    const char *source = x->data + first * row_stride;
     ptrdiff_t i = 0;
     if (row_stride == sizeof(elem)) {
         for (; i + LANES <= n; i += LANES)
@@ -58,7 +59,7 @@ static void load_tile(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, rea
         for (; i + LANES <= n; i += LANES) {
             const elem *from = (const elem *)source + i * n_classes;
             elem last[(FEW_CLASSES + 1) * LANES];
-            if (first + i + LANES == call->n_rows) /* nothing to read beyond */
+            if ((n - i - LANES + n_ahead) * n_classes < LANES) /* too little to read beyond */
                 from = memcpy(last, from, (size_t)(LANES * n_classes) * sizeof(elem));
             rows_to_columns(from, n_classes, (real(*)[TILE])(tile[0] + i));
         }
@@ -70,13 +71,17 @@ static void load_tile(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, rea
         for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
 }
 
-static void store_tile(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, real (*tile)[TILE])
+static void store_tile(const fastce_array *x, int out_elem, ptrdiff_t first, ptrdiff_t n,
+                       ptrdiff_t n_classes, real (*tile)[TILE])
 {
-    const ptrdiff_t n_classes = call->n_classes, row_stride = call->grad.row_stride;
-    const ptrdiff_t class_stride = call->grad.class_stride;
-    char *out = call->grad.data + first * row_stride;
+    const ptrdiff_t row_stride = x->row_stride, class_stride = x->class_stride;
+    char *out = x->data + first * row_stride;
     ptrdiff_t i = 0;
-    if (row_stride == sizeof(elem)) {
+    if (out_elem != OWN_ELEM) {
+        for (; i < n; i++)
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                store_as(out_elem, out + i * row_stride + j * class_stride, tile[j][i]);
+    } else if (row_stride == sizeof(elem)) {
         for (; i + LANES <= n; i += LANES)
             for (ptrdiff_t j = 0; j < n_classes; j++)
                 store((elem *)(out + j * class_stride) + i, *(const vreal *)(tile[j] + i));
@@ -133,49 +138,206 @@ INLINE void gather_targets(real (*tile)[TILE], const int64_t *targets, ptrdiff_t
         entry[i] = tile[targets[i] & ~(targets[i] >> 63)][i];
 }
 
+/* What a tile of rows has besides its logits, where a call has options. */
+typedef struct {
+    real dense[FEW_CLASSES][TILE], chain[FEW_CLASSES][TILE], hess[FEW_CLASSES][TILE];
+    real logits[FEW_CLASSES][TILE]; /* what the softmax sees */
+} option_tiles;
+
+/* Logits of rows first .. first + n through mask, scale and cap; dense gets q. */
+static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
+                         real (*tile)[TILE], option_tiles *more)
+{
+    const ptrdiff_t n_classes = call->n_classes, padded = (n + LANES - 1) / LANES * LANES;
+    if (run->where.data)
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const char *where = run->where.data + (first + i) * run->where.row_stride;
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                if (!where[j * run->where.class_stride]) tile[j][i] = HIDDEN;
+        }
+    if (run->probabilities.data)
+        load_tile(&run->probabilities, first, n, 0, n_classes, more->dense);
+    for (ptrdiff_t i = 0; i < padded; i += LANES) {
+        vreal seen = splat(0);
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            vreal *z = (vreal *)(tile[j] + i);
+            *z = prepare_logits(call, *z, (vreal *)(more->chain[j] + i));
+            *(vreal *)(more->logits[j] + i) = *z;
+            seen -= __builtin_convertvector(*z > splat(HIDDEN), vreal);
+        }
+        if (is_dense(call))
+            for (ptrdiff_t j = 0; j < n_classes; j++) {
+                vreal *q = (vreal *)(more->dense[j] + i);
+                const vreal probability = run->probabilities.data ? *q : splat(0);
+                const double class_weight = call->class_weight ? call->class_weight[j] : 1;
+                *q = dense_part(call, *(const vreal *)(tile[j] + i), probability,
+                                (real)call->smoothing / seen, splat((real)class_weight));
+            }
+    }
+}
+
+/* mass, gap and overlap of LANES rows whose max is known. */
+INLINE void column_dense(const fastce_call *call, real (*tile)[TILE], const option_tiles *more,
+                         ptrdiff_t i, row_tile *rows)
+{
+    for (int w = 0; w < WIDE; w++) {
+        const ptrdiff_t lane = i + w * DOUBLES;
+        vdouble mass = splat_double(0), gap = splat_double(0), overlap = splat_double(0);
+        for (ptrdiff_t j = 0; j < call->n_classes; j++) {
+            const vreal q = *(const vreal *)(more->dense[j] + i);
+            add_gap(q, *(const vreal *)(more->logits[j] + i), doubles_at(rows->max, lane), w,
+                    &mass, &gap);
+            overlap += widen(q, w) * widen(*(const vreal *)(tile[j] + i), w);
+        }
+        *(vdouble *)(rows->mass + lane) = mass;
+        *(vdouble *)(rows->gap + lane) = gap;
+        *(vdouble *)(rows->overlap + lane) = overlap;
+    }
+}
+
+/* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the formulas
+ * are in rows.h, write_row. */
+INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_tiles *more,
+                           ptrdiff_t i, const int64_t *targets, const row_tile *rows)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    const int soft = call->probabilities.data != NULL, dense = is_dense(call);
+    const double softcap = call->softcap, logit_scale = call->logit_scale;
+    _Alignas(64) double inverse[LANES], rest_of_top[LANES], square[LANES], exact[LANES];
+    ptrdiff_t exact_at[LANES], top_at[LANES];
+    for (int l = 0; l < LANES; l++) {
+        const ptrdiff_t r = i + l;
+        inverse[l] = 1 / (rows->top[r] + rows->others[r]);
+        rest_of_top[l] = rows->others[r] * inverse[l];
+        square[l] = 2 * call->z_loss * rows->scale[r];
+        top_at[l] = 0;
+        while (top_at[l] < n_classes - 1 && !(more->logits[top_at[l]][r] == (real)rows->max[r]))
+            top_at[l]++;
+        exact_at[l] = targets[r];
+        exact[l] = rows->target_grad[r];
+        if (soft) {
+            const double pull = rows->factor[r] / (rows->scale[r] * inverse[l]);
+            exact_at[l] = call->loss == FASTCE_POLY1 || rows->scale[r] == 0 ? -1 : top_at[l];
+            if (exact_at[l] >= 0)
+                exact[l] = rows->scale[r]
+                           * ((pull - more->dense[exact_at[l]][r]) - pull * rest_of_top[l]);
+        } else if (dense && exact_at[l] >= 0) {
+            exact[l] -= rows->scale[r] * more->dense[exact_at[l]][r];
+        }
+    }
+    const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
+    const vreal cross = narrow(rows->cross + i), to_p = narrow(inverse), twice = narrow(square);
+    const real outer = (real)logit_scale, bend = (real)(-2 / (softcap * softcap));
+    for (ptrdiff_t j = 0; j < n_classes; j++) {
+        const vreal term = *(const vreal *)(tile[j] + i), p = term * to_p;
+        vreal grad_z = term * factor, rest = (real)1 - p;
+        if (dense) {
+            const vreal q = *(const vreal *)(more->dense[j] + i);
+            grad_z -= q * scale;
+            if (call->loss == FASTCE_POLY1) grad_z -= term * q * cross;
+        }
+        for (int l = 0; l < LANES; l++) {
+            if (exact_at[l] == j) grad_z[l] = (real)exact[l];
+            if (top_at[l] == j) rest[l] = (real)rest_of_top[l];
+        }
+        vreal hess_z = term * factor * rest + p * p * twice;
+        if (softcap != 0) {
+            const vreal c = *(const vreal *)(more->chain[j] + i);
+            const vreal z = *(const vreal *)(more->logits[j] + i);
+            /* where z is -inf, c is 0 and so is everything */
+            const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
+            hess_z = hess_z * c * c + grad_z * curve;
+            grad_z *= c;
+        }
+        *(vreal *)(tile[j] + i) = grad_z * outer;
+        *(vreal *)(more->hess[j] + i) = hess_z * (outer * outer);
+    }
+}
+
+/* n rows of a run from row first on, at most TILE. */
+static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
+                     ptrdiff_t n_ahead, real (*tile)[TILE], row_tile *rows, option_tiles *more)
+{
+    const ptrdiff_t n_classes = call->n_classes, padded = (n + LANES - 1) / LANES * LANES;
+    int64_t targets[TILE];
+    const int all_there = read_rows(call, run, first, n, targets, rows);
+    load_tile(&run->logits, first, n, n_ahead, n_classes, tile);
+    for (ptrdiff_t i = n; i < padded; i++) {
+        targets[i] = -1;
+        rows->weight[i] = rows->sample_weight[i] = rows->upstream[i] = 0;
+    }
+    if (!all_there)
+        for (ptrdiff_t i = 0; i < n; i++)
+            if (targets[i] < 0) /* whatever the row holds, it is not seen */
+                for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
+    if (more) prepare_tile(call, run, first, n, tile, more);
+    if (call->smoothing != 0)
+        for (ptrdiff_t i = 0; i < n; i++) rows->weight[i] *= 1 - call->smoothing;
+    if (!all_there && more) /* nor are its mask and its probabilities */
+        for (ptrdiff_t i = 0; i < n; i++)
+            for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++)
+                tile[j][i] = more->logits[j][i] = more->dense[j][i] = 0;
+
+    gather_targets(tile, targets, padded, rows->target_logit);
+    for (ptrdiff_t i = 0; i < padded; i += LANES) column_terms(tile, n_classes, i, rows);
+    gather_targets(tile, targets, padded, rows->target_term);
+    if (is_dense(call))
+        for (ptrdiff_t i = 0; i < padded; i += LANES) column_dense(call, tile, more, i, rows);
+    if (!call->targets.data) memcpy(rows->target_logit, rows->max, sizeof rows->max);
+    epilogue(call, rows, padded);
+    if (!all_there)
+        for (ptrdiff_t i = 0; i < n; i++)
+            if (targets[i] < 0) { /* also where the mean divides by 0 */
+                rows->loss[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i] = 0;
+                rows->cross[i] = 0;
+            }
+    for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (is_tiny(rows->factor[i])) {
+            for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] *= (real)(1 / TWO_TO_BIAS);
+            rows->factor[i] *= TWO_TO_BIAS;
+            rows->cross[i] *= TWO_TO_BIAS;
+            rows->top[i] /= TWO_TO_BIAS;
+            rows->others[i] /= TWO_TO_BIAS;
+        }
+    if (call->losses)
+        for (ptrdiff_t i = 0; i < n; i++)
+            ((real *)call->losses)[run->first + first + i] = (real)rows->loss[i];
+    if (!call->grad.data) return;
+
+    if (more) {
+        for (ptrdiff_t i = 0; i < padded; i += LANES)
+            column_options(call, tile, more, i, targets, rows);
+        if (call->hess.data)
+            store_tile(&run->hess, call->out_elem, first, n, n_classes, more->hess);
+    } else {
+        for (ptrdiff_t i = 0; i < padded; i += LANES) {
+            const vreal factor = narrow(rows->factor + i);
+            for (ptrdiff_t j = 0; j < n_classes; j++) *(vreal *)(tile[j] + i) *= factor;
+        }
+        for (ptrdiff_t i = 0; i < n; i++)
+            if (targets[i] >= 0) tile[targets[i]][i] = (real)rows->target_grad[i];
+    }
+    store_tile(&run->grad, call->out_elem, first, n, n_classes, tile);
+}
+
 static void cross_entropy_columns(fastce_call *call, int thread)
 {
-    (void)thread;
-    const ptrdiff_t n_classes = call->n_classes;
     _Alignas(64) real tile[FEW_CLASSES][TILE];
-    int64_t targets[TILE];
     row_tile rows;
+    option_tiles *more = NULL;
+    if (!is_plain(call))
+        more = (option_tiles *)(call->scratch + (size_t)thread * call->scratch_size);
 
     for (cursor at; claim_chunk(call, &at);) {
         wide_exact_sum chunk_sum = {splat_double(0), splat_double(0)};
         for (ptrdiff_t first = at.row; first < at.end; first += TILE) {
             const ptrdiff_t n = at.end - first < TILE ? at.end - first : TILE;
-            const ptrdiff_t padded = (n + LANES - 1) / LANES * LANES;
-            const int all_there = read_rows(call, first, n, targets, rows.weight);
-            load_tile(call, first, n, tile);
-            if (!all_there)
-                for (ptrdiff_t i = 0; i < n; i++)
-                    if (targets[i] < 0) /* whatever the row holds, it is not seen */
-                        for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
-            for (ptrdiff_t i = n; i < padded; i++) targets[i] = -1, rows.weight[i] = 0;
-            gather_targets(tile, targets, padded, rows.target_logit);
-            for (ptrdiff_t i = 0; i < padded; i += LANES)
-                column_terms(tile, n_classes, i, &rows);
-            gather_targets(tile, targets, padded, rows.target_term);
-            epilogue(call, &rows, padded);
-            if (!all_there)
-                for (ptrdiff_t i = 0; i < n; i++)
-                    if (targets[i] < 0) rows.factor[i] = 0; /* also where the mean divides by 0 */
-            for (ptrdiff_t i = 0; i < padded; i += DOUBLES) add_wide(&chunk_sum, doubles_at(rows.loss, i));
-            if (call->losses)
-                for (ptrdiff_t i = 0; i < n; i++)
-                    ((real *)call->losses)[first + i] = (real)rows.loss[i];
-            if (call->grad.data) {
-                for (ptrdiff_t i = 0; i < padded; i += LANES) {
-                    const vreal factor = narrow(rows.factor + i);
-                    for (ptrdiff_t j = 0; j < n_classes; j++) *(vreal *)(tile[j] + i) *= factor;
-                }
-                for (ptrdiff_t i = 0; i < n; i++)
-                    if (targets[i] >= 0) tile[targets[i]][i] = (real)rows.target_grad[i];
-                store_tile(call, first, n, tile);
-            }
+            one_tile(call, &at.run, first, n, call->run_length - first - n, tile, &rows, more);
+            for (ptrdiff_t i = 0; i < n; i += DOUBLES)
+                add_wide(&chunk_sum, doubles_at(rows.loss, i));
         }
-        call->chunk_sums[at.chunk] = total_of(&chunk_sum);
+        call->sums[at.chunk] = total_of(&chunk_sum); /* a chunk is one sum here */
     }
 }
 

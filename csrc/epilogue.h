@@ -1,14 +1,18 @@
-/* From the statistics of rows to their losses and the factors of their gradients, in double, one
- * row a lane.  Options of a loss live here; the loops over classes are in rows.h and columns.h.
+/* From the statistics of rows to their losses and the coefficients of their gradients, in double,
+ * one row a lane.  Options of a loss live here; the loops over classes are in rows.h and columns.h.
  *
  * With top the term of the row's maximum, others the sum of all other terms (a tie counts as
- * another) and t the term of the target,
+ * another), total = top + others, t the term of the target and w its weight,
  *
- *     loss        = weight * ((max - x_target) + log1p(others / top))
- *     grad_j      = weight * grad_scale / (top + others) * term_j          for j != target
- *     grad_target = -weight * grad_scale / (top + others) * ((top - t) + others)
+ *     ce          = (max - x_target) + log1p(others / top)
+ *     loss        = sample_weight * (w * value + mass * log1p(others / top) + gap + z_loss * lse^2)
+ *     grad_j      = factor * term_j - scale * q_j
+ *     grad_target = scale * (-w * slope * ((top - t) + others) + pull * t) / total - scale * q_target
  *
- * Neither lse - x_target nor p - 1 is formed: both would cancel where the model is confident. */
+ * q is the dense part of the target distribution (probabilities, smoothing), mass its sum and gap
+ * the sum of q_j (max - x_j); value and slope are ce and 1, or what a robust loss makes of p; pull
+ * is mass + 2 z_loss lse.  Neither lse - x_target nor p - 1 is formed: both would cancel where the
+ * model is confident. */
 #ifndef FASTCE_EPILOGUE_H
 #define FASTCE_EPILOGUE_H
 
@@ -17,12 +21,17 @@
 
 enum { TILE = 64 }; /* rows that go through the epilogue together; a multiple of every DOUBLES */
 
-/* [TILE] each.  in: all of the first six; out: the last three. */
+/* [TILE] each. */
 typedef struct {
+    /* in: of every row */
     _Alignas(64) double max[TILE], target_logit[TILE];
     _Alignas(64) double top[TILE], others[TILE], target_term[TILE];
-    _Alignas(64) double weight[TILE];
-    _Alignas(64) double loss[TILE], factor[TILE], target_grad[TILE];
+    _Alignas(64) double weight[TILE], sample_weight[TILE], upstream[TILE];
+    /* in: where there is a dense part; overlap is the sum of q_j p_j * total, for poly-1 */
+    _Alignas(64) double mass[TILE], gap[TILE], overlap[TILE];
+    /* out */
+    _Alignas(64) double loss[TILE], factor[TILE], scale[TILE], target_grad[TILE];
+    _Alignas(64) double cross[TILE]; /* of term_j * q_j, subtracted from grad_j: poly-1 */
 } row_tile;
 
 INLINE vdouble doubles_at(const double *column, ptrdiff_t i)
@@ -30,25 +39,104 @@ INLINE vdouble doubles_at(const double *column, ptrdiff_t i)
     return *(const vdouble *)(column + i);
 }
 
+INLINE vdouble power_double(vdouble u, double exponent)
+{
+    if (exponent == 0) return splat_double(1);
+    if (exponent == 1) return u;
+    if (exponent == 2) return u * u;
+    return exp_nonpositive(log_double(u) * exponent);
+}
+
+/* A robust loss of the target's probability p = e^-ce: its value, and slope in d loss / d x_j =
+ * slope * (p_j - [j = target]).  rest is 1 - p, exact.
+ *
+ *     focal        alpha rest^beta ce                  Lin et al. 2017, eq. 4
+ *     generalized  (1 - p^alpha) / alpha               Zhang and Sabuncu 2018, eq. 6
+ *     symmetric    alpha ce + beta rest                Wang et al. 2019, eq. 7; beta holds -A
+ *     poly-1       ce + alpha rest                     Leng et al. 2022, eq. 6 */
+INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble rest, vdouble *slope)
+{
+    const vdouble p = exp_nonpositive(-ce);
+    const double alpha = call->alpha, beta = call->beta;
+    switch (call->loss) {
+    case FASTCE_FOCAL: {
+        const vdouble power = power_double(rest, beta) * alpha;
+        const vdouble ratio = select_double(rest > 0, ce / rest, splat_double(1));
+        *slope = power * (p * ratio * beta + 1.0);
+        /* a target that is masked out: p ratio is 0 * inf */
+        *slope = select_double(ce == __builtin_inf(), power, *slope);
+        return select_double(power == 0, power, power * ce); /* 0 * inf = 0 */
+    }
+    case FASTCE_GENERALIZED:
+        *slope = exp_nonpositive(ce * -alpha);
+        return expm1_double(ce * -alpha) / -alpha;
+    case FASTCE_SYMMETRIC:
+        *slope = p * beta + alpha;
+        return (alpha != 0 ? ce * alpha : splat_double(0)) + rest * beta;
+    default: *slope = p * alpha + 1.0; return ce + rest * alpha;
+    }
+}
+
 static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 {
+    const int dense = call->probabilities.data || call->smoothing != 0;
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
-        const vdouble max = doubles_at(rows->max, i), target_logit = doubles_at(rows->target_logit, i);
+        const vdouble max = doubles_at(rows->max, i);
+        const vdouble target_logit = doubles_at(rows->target_logit, i);
         const vdouble top = doubles_at(rows->top, i), weight = doubles_at(rows->weight, i);
+        const vdouble sample_weight = doubles_at(rows->sample_weight, i);
         /* a maximum of +-inf makes the row NaN */
         const vdouble others = doubles_at(rows->others, i) + (max - max);
         const vdouble target_term
             = select_double(target_logit == max, top, doubles_at(rows->target_term, i));
+        const vdouble rest = (top - target_term) + others;
 
         const vdouble inverse = 1.0 / (top + others);
-        const vdouble loss = (max - target_logit) + log1p_double(others / top, top * inverse);
-        const vlong nothing = (weight == 0) & (loss == __builtin_inf()); /* 0 * -inf = 0 */
-        const vdouble factor = weight * call->grad_scale * inverse;
+        const vdouble log_sum = log1p_double(others / top, top * inverse);
+        vdouble value = (max - target_logit) + log_sum, slope = splat_double(1);
+        if (call->loss != FASTCE_CROSS_ENTROPY)
+            value = robust_loss(call, value, rest * inverse, &slope);
+        const vlong nothing = (weight == 0) & (value == __builtin_inf()); /* 0 * -inf = 0 */
+        vdouble loss = (vdouble)((vlong)(weight * value) & ~nothing);
+        vdouble pull = splat_double(0), cross = splat_double(0);
+        if (dense) {
+            pull = doubles_at(rows->mass, i);
+            loss += pull * log_sum + doubles_at(rows->gap, i);
+            if (call->loss == FASTCE_POLY1) { /* alpha * sum of q_j (1 - p_j) */
+                const vdouble overlap = doubles_at(rows->overlap, i) * inverse;
+                loss += (pull - overlap) * call->alpha;
+                pull += overlap * call->alpha;
+                cross = inverse * call->alpha;
+            }
+        }
+        if (call->z_loss != 0) {
+            const vdouble lse = max + log_sum;
+            loss += lse * lse * call->z_loss;
+            pull += lse * (2 * call->z_loss);
+        }
+        const vdouble scale = sample_weight * doubles_at(rows->upstream, i) * call->grad_scale;
+        const vdouble push = weight * slope;
 
-        *(vdouble *)(rows->loss + i) = (vdouble)((vlong)(weight * loss) & ~nothing);
-        *(vdouble *)(rows->factor + i) = factor;
-        *(vdouble *)(rows->target_grad + i) = -factor * ((top - target_term) + others);
+        *(vdouble *)(rows->loss + i) = sample_weight * loss;
+        *(vdouble *)(rows->factor + i) = scale * (push + pull) * inverse;
+        *(vdouble *)(rows->scale + i) = scale;
+        *(vdouble *)(rows->cross + i) = scale * cross;
+        *(vdouble *)(rows->target_grad + i)
+            = scale * ((pull * target_term - push * rest) * inverse);
     }
+}
+
+/* A factor this small would be subnormal as a real, or nearly, and lose bits; then the terms are
+ * brought down by 2^BIAS, which they are above their row's largest, and the factor up. */
+#if defined(FASTCE_f32)
+#define TINY_FACTOR 0x1p-100
+#else
+#define TINY_FACTOR 0x1p-960
+#endif
+
+INLINE int is_tiny(double factor)
+{
+    return factor != 0 && __builtin_fabs(factor) < TINY_FACTOR;
 }
 
 /* A sum in double that keeps what its roundings lose (Knuth's two-sum), of numbers or of lanes. */

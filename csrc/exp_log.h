@@ -58,16 +58,10 @@ INLINE vreference spread(vreal shift, vreal power)
     return (vreference){shift, floor * (real)(LN2_DOUBLE_HIGH), (real)ROUND_MAGIC - floor};
 }
 
-/* exp(x - shift) * 2^(BIAS - power), relative error below 2^-23.4 (2^-52.4): half a unit for the
- * last sum, a quarter for r, the rest for the other roundings; the polynomial's own error is
- * 2^-28.2 (2^-57.9), a minimax fit of (e^r - 1 - r) / r^2 weighted by e^-r over |r| <= 0.3467.
- * x = -inf gives 0, NaN gives NaN. */
-INLINE vreal exp_terms(vreal x, const vreference *ref)
+/* e^r - 1 for |r| <= 0.3467: a minimax fit of (e^r - 1 - r) / r^2 weighted by e^-r, relative error of
+ * e^r 2^-28.2 (2^-57.9). */
+INLINE vreal expm1_reduced(vreal r)
 {
-    const vreal d = maximum(ref->lowest, x - ref->shift);
-    const vreal biased = d * (real)LOG2_E + ref->magic; /* low bits: n - power + bias */
-    const vreal n = biased - ref->magic;
-    const vreal r = (d - n * LN2_HIGH) - n * LN2_LOW;
 #if defined(FASTCE_f32)
     vreal p = r * 0x1.6a23cap-10f + 0x1.123a1fp-7f;
     p = p * r + 0x1.5558f3p-5f;
@@ -84,18 +78,41 @@ INLINE vreal exp_terms(vreal x, const vreference *ref)
     p = p * r + 0x1.55555555554f9p-3;
     p = p * r + 0x1.000000000000ap-1;
 #endif
-    p = p * (r * r) + r;
-    p = p + (real)1;
+    return p * (r * r) + r;
+}
+
+/* exp(x - shift) * 2^(BIAS - power), relative error below 2^-23.4 (2^-52.4): half a unit for the
+ * last sum, a quarter for r, the rest for the other roundings.  x = -inf gives 0, NaN gives NaN. */
+INLINE vreal exp_terms(vreal x, const vreference *ref)
+{
+    const vreal d = maximum(ref->lowest, x - ref->shift);
+    const vreal biased = d * (real)LOG2_E + ref->magic; /* low bits: n - power + bias */
+    const vreal n = biased - ref->magic;
+    const vreal r = (d - n * LN2_HIGH) - n * LN2_LOW;
+    const vreal p = expm1_reduced(r) + (real)1;
     return p * (vreal)((vinteger)biased << MANTISSA);
 }
 
-/* e^x in double for |x| < 700, relative error below 2^-39 for float rows (a 16th of their last
- * bit is 2^-28) and 2^-52 for double ones.  NaN gives NaN. */
-INLINE vdouble exp_double(vdouble x)
+/* softcap * tanh(x / softcap) and its derivative, elementwise.  With u = e^(-2|y|) it is
+ * (1 - u) / (1 + u) and 4u / (1 + u)^2: neither 1 - tanh^2 nor, where u is near 1, 1 - u cancels. */
+INLINE vreal cap_logits(vreal x, vreal softcap, vreal *derivative)
 {
-    const vdouble biased = x * LOG2_E + (0x1.8p52 + 1023);
-    const vdouble n = biased - (0x1.8p52 + 1023);
-    const vdouble r = (x - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
+    const vinteger sign = (vinteger)splat(-(real)0), hidden = x == splat(-(real)__builtin_inf());
+    const vreal y = x / softcap;
+    const vreal d = (vreal)((vinteger)(y + y) | sign); /* -2|y| */
+    const vreference one = spread(splat(0), splat((real)BIAS));
+    const vreal u = exp_terms(d, &one);
+    const vreal um1 = select_real(d > splat((real)-0.34), expm1_reduced(d), u - (real)1);
+    const vreal up1 = um1 + (real)2;
+    const vreal t = (vreal)((vinteger)(-um1 / up1) | ((vinteger)y & sign));
+    *derivative = ((um1 + (real)1) * (real)4) / (up1 * up1);
+    return select_real(hidden, x, t * softcap);
+}
+
+/* The same for doubles; float rows need less of it: relative error of e^r 2^-39.6, a 16th of the
+ * last bit of a float being 2^-28. */
+INLINE vdouble expm1_reduced_double(vdouble r)
+{
 #if defined(FASTCE_f32)
     vdouble p = r * 0x1.9e88eb6a1747ap-16 + 0x1.a185aa1840cacp-13;
     p = p * r + 0x1.6c18d40332185p-10;
@@ -103,35 +120,52 @@ INLINE vdouble exp_double(vdouble x)
     p = p * r + 0x1.5555541d94d62p-5;
     p = p * r + 0x1.5555557debe5ep-3;
     p = p * r + 0x1.000000005e3abp-1;
+    return p * (r * r) + r;
 #else
-    vdouble p = r * 0x1.ad7f3b22740dcp-26 + 0x1.28ad9b7868661p-22;
-    p = p * r + 0x1.71df25b516d4cp-19;
-    p = p * r + 0x1.a01999e274b14p-16;
-    p = p * r + 0x1.a01a012a0e7e8p-13;
-    p = p * r + 0x1.6c16c18438a89p-10;
-    p = p * r + 0x1.1111111127d10p-7;
-    p = p * r + 0x1.555555555083fp-5;
-    p = p * r + 0x1.55555555554f9p-3;
-    p = p * r + 0x1.000000000000ap-1;
+    return expm1_reduced(r);
 #endif
-    p = p * (r * r) + r;
-    p = p + 1.0;
-    return p * (vdouble)((vlong)biased << 52);
 }
 
-/* log(1 + x) for x >= 0 in double, given inverse = 1 / (1 + x); relative error below 2^-34 for
- * float rows and 2^-51.5 for double ones.  With 1 + x = 2^k (1 + f) and s = f / (2 + f) it is
- * k ln 2 + f - (f^2/2 - s (f^2/2 + R(s^2))), fdlibm's arrangement, which keeps f exact. */
-INLINE vdouble log1p_double(vdouble x, vdouble inverse)
+/* e^x in double for -700 < x < 700. */
+INLINE vdouble exp_double(vdouble x)
 {
-    const vdouble u = x + 1.0;
-    const vdouble lost = x - (u - 1.0); /* what rounding 1 + x cost */
+    const vdouble biased = x * LOG2_E + (0x1.8p52 + 1023);
+    const vdouble n = biased - (0x1.8p52 + 1023);
+    const vdouble r = (x - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
+    return (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)biased << 52);
+}
+
+/* e^x in double for x <= 0; 0 below -700. */
+INLINE vdouble exp_nonpositive(vdouble x)
+{
+    const vdouble lowest = splat_double(-700);
+    const vdouble value = exp_double(select_double(x < lowest, lowest, x)); /* NaN stays */
+    return (vdouble)((vlong)value & ~(x < lowest));
+}
+
+/* e^x - 1 in double for x <= 0, without cancellation: 2^n (e^r - 1) + (2^n - 1). */
+INLINE vdouble expm1_double(vdouble x)
+{
+    const vdouble lowest = splat_double(-700);
+    const vdouble d = select_double(x < lowest, lowest, x); /* NaN stays */
+    const vdouble biased = d * LOG2_E + (0x1.8p52 + 1023);
+    const vdouble n = biased - (0x1.8p52 + 1023);
+    const vdouble r = (d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
+    const vdouble scale = (vdouble)((vlong)biased << 52);
+    return expm1_reduced_double(r) * scale + (scale - 1.0);
+}
+
+/* log(u) in double for normal u > 0.  With u = 2^k (1 + f) and s = f / (2 + f) it is k ln 2 + f -
+ * (f^2/2 - s (f^2/2 + R(s^2))), fdlibm's arrangement, which keeps f exact.  Where k is 0, f is
+ * small_f; elsewhere correction is added, what rounding cost u. */
+INLINE vdouble log_parts(vdouble u, vdouble small_f, vdouble correction)
+{
     const vlong bits = (vlong)u + (0x3ff0000000000000 - 0x3fe6a09e667f3bcd);
     const vlong k = (bits >> 52) - 0x3ff;
     const vdouble scaled = (vdouble)((bits & 0x000fffffffffffff) + 0x3fe6a09e667f3bcd);
-    const vlong small = k == 0; /* then f is x itself, nothing lost */
-    const vdouble f = select_double(small, x, scaled - 1.0);
-    const vdouble correction = (vdouble)((vlong)(lost * inverse) & ~small);
+    const vlong small = k == 0;
+    const vdouble f = select_double(small, small_f, scaled - 1.0);
+    const vdouble lost = (vdouble)((vlong)correction & ~small);
     const vdouble s = f / (f + 2.0);
     const vdouble z = s * s;
 #if defined(FASTCE_f32)
@@ -150,7 +184,22 @@ INLINE vdouble log1p_double(vdouble x, vdouble inverse)
     /* k as a double: AVX2 has no conversion of 64-bit integers */
     const vdouble kd = (vdouble)(k + 0x4338000000000000) - 0x1.8p52;
     return kd * LN2_DOUBLE_HIGH
-           + (f - (half_square - (s * (half_square + t * z) + (kd * LN2_DOUBLE_LOW + correction))));
+           + (f - (half_square - (s * (half_square + t * z) + (kd * LN2_DOUBLE_LOW + lost))));
+}
+
+/* log(1 + x) for x >= 0 in double, given inverse = 1 / (1 + x); relative error below 2^-34 for
+ * float rows and 2^-51.5 for double ones. */
+INLINE vdouble log1p_double(vdouble x, vdouble inverse)
+{
+    const vdouble u = x + 1.0;
+    return log_parts(u, x, (x - (u - 1.0)) * inverse);
+}
+
+/* log(u) for 0 <= u <= 1: -inf at 0. */
+INLINE vdouble log_double(vdouble u)
+{
+    const vdouble value = log_parts(u, u - 1.0, splat_double(0));
+    return select_double(u == 0, splat_double(-__builtin_inf()), value);
 }
 
 #endif

@@ -8,35 +8,57 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Integer kinds of targets.  They are read where they are, never copied to another dtype. */
+/* The kinds of integers that targets may be.  They are read where they are, never copied to another dtype. */
 enum { FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64, FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64 };
 
-/* How far apart a row's neighbours lie in one array, in bytes.  data is NULL where it is absent. */
+/* The dtypes that logits, grad and hess may have. */
+enum { FASTCE_F32, FASTCE_F64, FASTCE_N_ELEMS };
+
+/* An array as a loss sees it: classes, the innermost row axis (a "run" of rows) and the other row axes.
+ * All strides are in bytes; data is NULL where the array is absent. */
 typedef struct {
     char *data;
-    ptrdiff_t row_stride;
     ptrdiff_t class_stride;
+    ptrdiff_t row_stride;
+    const ptrdiff_t *outer_strides; /* [n_outer] */
 } fastce_array;
 
-/* One call of a loss.  Rows are numbered 0 .. n_rows - 1. */
+/* What is lost per row, as a function of p, the target's probability: see epilogue.h. */
+enum { FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1 };
+
+/* One call of a loss.  Rows are numbered 0 .. n_rows - 1 in the order of the row axes. */
 typedef struct fastce_call {
     ptrdiff_t n_rows, n_classes;
-    fastce_array logits;        /* elem, any strides */
-    fastce_array grad;          /* elem; NULL: loss alone */
-    fastce_array targets;       /* integers of target_kind */
-    fastce_array sample_weight; /* double; NULL: ones */
-    const double *class_weight; /* [n_classes]; NULL: ones */
-    void *losses;               /* [n_rows], double for double logits, else float; may be NULL */
-    int target_kind;
+    ptrdiff_t run_length; /* rows of the innermost axis */
+    int n_outer;          /* the other row axes */
+    const ptrdiff_t *outer_shape;
+
+    fastce_array logits;        /* elem */
+    fastce_array grad, hess;    /* out_elem; NULL: not wanted */
+    fastce_array targets;       /* integers of target_kind; NULL if probabilities are given */
+    fastce_array probabilities; /* elem */
+    fastce_array where;         /* bytes, one per class: 0 hides it; NULL: all are seen */
+    const uint8_t *keep_row;    /* [n_rows]; NULL: all are kept */
+    const double *sample_weight, *upstream; /* [n_rows]; NULL: ones */
+    const double *class_weight;             /* [n_classes]; NULL: ones */
+    void *losses; /* [n_rows], double for double logits, else float; NULL: only the sum is wanted */
+    int out_elem, target_kind;
     int has_ignore_index;
     int64_t ignore_index;
-    double grad_scale; /* what the reduction multiplies every row's gradient by */
-    int stream;        /* write grad past the caches */
 
-    /* The work: rows go in chunks whose size depends on the shape alone, and each chunk leaves
-     * its own sum, so that no number of threads and no order of work changes a bit. */
-    ptrdiff_t chunk_rows, n_chunks;
-    double *chunk_sums; /* [n_chunks] */
+    int loss;        /* FASTCE_CROSS_ENTROPY, ... */
+    double alpha, beta; /* its parameters: see epilogue.h */
+    double smoothing, logit_scale, z_loss;
+    double softcap;    /* 0: none */
+    double grad_scale; /* what the reduction multiplies every row's gradient by */
+
+    /* The work: each sum_rows rows leave their own sum, whose size depends on the shape alone, so that
+     * no number of threads, no layout and no order of work changes a bit; a thread claims a chunk of
+     * one or more such sums at a time. */
+    int stream; /* write grad past the caches */
+    ptrdiff_t sum_rows, sums_per_run, n_sums;
+    ptrdiff_t chunk_rows, chunks_per_run, n_chunks;
+    double *sums; /* [n_sums] */
     char *scratch;      /* [n_threads][scratch_size], aligned to 64 bytes */
     size_t scratch_size;
     _Atomic ptrdiff_t next_chunk;
@@ -45,11 +67,11 @@ typedef struct fastce_call {
 
 /* The kernels of one dtype, compiled for one ISA. */
 typedef struct fastce_kernels {
-    /* Fills chunk_rows, n_chunks, scratch_size and stream. */
+    /* Fills in the work. */
     void (*plan)(fastce_call *call);
-    /* The row of the first label that is neither a class nor ignored, or -1.  n_valid: rows that
-     * are not ignored; weight_sum: their sample_weight * class_weight[target], in a fixed order. */
-    ptrdiff_t (*check_targets)(const fastce_call *call, ptrdiff_t *n_valid, double *weight_sum);
+    /* The row of the first label that is neither a class nor ignored, or -1.  n_there: rows that
+     * count; weight_sum: what a mean divides by, added up in a fixed order. */
+    ptrdiff_t (*check_targets)(const fastce_call *call, ptrdiff_t *n_there, double *weight_sum);
     /* Takes chunks until none is left.  Any number of threads may run it at once. */
     void (*cross_entropy)(fastce_call *call, int thread);
 
@@ -61,7 +83,6 @@ typedef struct fastce_kernels {
 } fastce_kernels;
 
 /* dispatch.c: the only file that asks what the CPU is. */
-enum { FASTCE_F32, FASTCE_F64, FASTCE_N_ELEMS };
 typedef struct {
     const char *name;
     const fastce_kernels *kernels[FASTCE_N_ELEMS];

@@ -13,24 +13,35 @@ enum { CHUNK_ELEMENTS = 8192, STREAM_FROM = 4 << 20 };
 static void plan(fastce_call *call)
 {
     const ptrdiff_t n_classes = call->n_classes;
-    ptrdiff_t chunk_rows = CHUNK_ELEMENTS / (n_classes ? n_classes : 1) / TILE * TILE;
-    if (n_classes > FEW_CLASSES) chunk_rows = CHUNK_ELEMENTS / n_classes;
-    else if (chunk_rows < TILE) chunk_rows = TILE;
-    call->chunk_rows = chunk_rows ? chunk_rows : 1;
-    call->n_chunks = (call->n_rows + call->chunk_rows - 1) / call->chunk_rows;
-    call->scratch_size = 0;
-    if (n_classes > FEW_CLASSES && call->grad.data)
-        call->scratch_size = ((size_t)n_classes + GROUP) / GROUP * GROUP * sizeof(real) + 64;
-    call->scratch_size = (call->scratch_size + 63) / 64 * 64;
+    const int few = n_classes <= FEW_CLASSES, direct = is_contiguous(call);
+    const ptrdiff_t step = few ? TILE : 1;
+    const ptrdiff_t sum_rows = CHUNK_ELEMENTS / (n_classes ? n_classes : 1) / step * step;
+    call->sum_rows = sum_rows < step ? step : sum_rows;
+    call->chunk_rows = call->sum_rows;
+    if (!few && !direct) /* whole strips */
+        call->chunk_rows = (LANES + call->sum_rows - 1) / call->sum_rows * call->sum_rows;
+    const ptrdiff_t n_runs = call->n_rows / call->run_length;
+    call->sums_per_run = (call->run_length + call->sum_rows - 1) / call->sum_rows;
+    call->chunks_per_run = (call->run_length + call->chunk_rows - 1) / call->chunk_rows;
+    call->n_sums = n_runs * call->sums_per_run;
+    call->n_chunks = n_runs * call->chunks_per_run;
     call->stream = call->n_rows * n_classes >= STREAM_FROM / (ptrdiff_t)sizeof(elem);
+    if (few)
+        call->scratch_size = is_plain(call) ? 0 : sizeof(option_tiles);
+    else
+        call->scratch_size = (is_plain(call) ? 1 : 3) * row_scratch_size(n_classes);
+    if (!few && !direct)
+        call->scratch_size = 3 * row_scratch_size(n_classes) + 3 * strip_size(n_classes);
 }
 
 static void cross_entropy(fastce_call *call, int thread)
 {
-    if (call->n_classes > FEW_CLASSES)
+    if (call->n_classes <= FEW_CLASSES)
+        cross_entropy_columns(call, thread);
+    else if (is_contiguous(call))
         cross_entropy_rows(call, thread);
     else
-        cross_entropy_columns(call, thread);
+        cross_entropy_strips(call, thread);
 }
 
 #define NAME_OF(isa, elem) fastce_##isa##_##elem

@@ -11,7 +11,7 @@
 #ifndef FASTCE_ROWS_H
 #define FASTCE_ROWS_H
 
-#include "targets.h"
+#include "prepare.h"
 
 enum {
     GROUP = 4 * LANES,                          /* elements of one step: four chains of arithmetic */
@@ -34,9 +34,8 @@ INLINE void add_vector(wide_exact_sum *total, vreal x)
 #endif
 }
 
-INLINE double sum_lanes(const wide_exact_sum *total)
+INLINE double sum_of_lanes(vdouble v)
 {
-    vdouble v = total->sum + total->lost;
     double lanes[DOUBLES];
     memcpy(lanes, &v, sizeof v);
     for (int width = DOUBLES / 2; width; width /= 2)
@@ -61,8 +60,7 @@ INLINE double exact_term(double x, double lift, const reference *ref)
 
 /* The last row whose terms are known: its gradient is written while the next row is read. */
 typedef struct {
-    elem *grad; /* NULL: nothing is pending */
-    ptrdiff_t stride;
+    elem *grad;     /* NULL: nothing is pending */
     ptrdiff_t head; /* elements before the first aligned one; 0 if not streaming */
     int stream;
     real factor;
@@ -70,19 +68,18 @@ typedef struct {
 
 INLINE void write_scalar(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
 {
-    for (ptrdiff_t j = from; j < to; j++)
-        *(elem *)((char *)row->grad + j * row->stride) = row->factor * terms[j];
+    for (ptrdiff_t j = from; j < to; j++) row->grad[j] = row->factor * terms[j];
 }
 
-/* Elements head + [from, from + GROUP) of the pending gradient, as far as the row goes.  Reads terms up to
- * head beyond the group, which the next row overwrites only afterwards. */
+/* Elements head + [from, from + GROUP) of the pending gradient, as far as the row goes.  Reads terms
+ * up to head beyond the group, which the next row overwrites only afterwards. */
 INLINE void write_group(const pending_row *row, const real *terms, ptrdiff_t from,
                         ptrdiff_t n_classes)
 {
     const ptrdiff_t first = row->head + from;
     if (from == 0) write_scalar(row, terms, 0, row->head < n_classes ? row->head : n_classes);
-    if (first + GROUP > n_classes || row->stride != sizeof(elem)) {
-        write_scalar(row, terms, first, first + GROUP < n_classes ? first + GROUP : n_classes);
+    if (first + GROUP > n_classes) {
+        write_scalar(row, terms, first, n_classes);
         return;
     }
     const vreal factor = splat(row->factor);
@@ -94,22 +91,27 @@ INLINE void write_group(const pending_row *row, const real *terms, ptrdiff_t fro
             store(row->grad + first + i, load(terms + first + i) * factor);
 }
 
+INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_classes)
+{
+    if (row->grad)
+        for (ptrdiff_t j = 0; j < n_classes; j += GROUP) write_group(row, terms, j, n_classes);
+    row->grad = NULL;
+}
+
 /* Copies n elements to block, filled up with -inf to a whole group; returns their maximum, NaN
  * passed over. */
-INLINE real load_block(const char *x, ptrdiff_t stride, ptrdiff_t n, real *block)
+INLINE real load_block(const elem *x, ptrdiff_t n, real *block)
 {
-    const vreal lowest = splat(-(real)__builtin_inf());
-    vreal max[4] = {lowest, lowest, lowest, lowest};
-    ptrdiff_t whole = stride == sizeof(elem) ? n / GROUP * GROUP : 0;
-    const ptrdiff_t end = (n + GROUP - 1) / GROUP * GROUP;
+    vreal max[4] = {splat(HIDDEN), splat(HIDDEN), splat(HIDDEN), splat(HIDDEN)};
+    const ptrdiff_t whole = n / GROUP * GROUP, end = (n + GROUP - 1) / GROUP * GROUP;
     for (ptrdiff_t j = 0; j < whole; j += GROUP)
         for (int i = 0; i < 4; i++) {
-            const vreal v = load((const elem *)x + j + i * LANES);
+            const vreal v = load(x + j + i * LANES);
             max[i] = maximum(v, max[i]);
             *(vreal *)(block + j + i * LANES) = v;
         }
-    for (ptrdiff_t j = whole; j < n; j++) block[j] = *(const elem *)(x + j * stride);
-    for (ptrdiff_t j = n; j < end; j++) block[j] = -(real)__builtin_inf();
+    for (ptrdiff_t j = whole; j < n; j++) block[j] = x[j];
+    for (ptrdiff_t j = n; j < end; j++) block[j] = HIDDEN;
     for (ptrdiff_t j = whole; j < end; j += LANES)
         max[0] = maximum(*(const vreal *)(block + j), max[0]);
     const vreal all = maximum(maximum(max[0], max[1]), maximum(max[2], max[3]));
@@ -133,12 +135,82 @@ INLINE ptrdiff_t find(const real *block, real x)
     return j;
 }
 
-/* The statistics of row x, its terms, and on the way the gradient of the pending row. */
-static void row_terms(const fastce_call *call, const char *x, const char *next_x, int64_t target,
-                      real *terms, const pending_row *pending, row_tile *row)
+/* Whether a row's terms are read again after its sum is known. */
+INLINE int needs_terms(const fastce_call *call)
 {
-    const ptrdiff_t n_classes = call->n_classes, stride = call->logits.class_stride;
-    const int keep_terms = call->grad.data != NULL;
+    return call->grad.data || (call->loss == FASTCE_POLY1 && is_dense(call));
+}
+
+/* Bytes of one row of scratch. */
+INLINE size_t row_scratch_size(ptrdiff_t n_classes)
+{
+    return ((size_t)n_classes / GROUP + 1) * GROUP * sizeof(real);
+}
+
+/* Rows of scratch, [n_classes] up to a whole GROUP each. */
+typedef struct {
+    real *terms;
+    real *dense; /* q */
+    real *chain; /* d z / d x */
+} row_scratch;
+
+/* One row, contiguous, on its way through the loops below. */
+typedef struct {
+    const elem *x, *next_x, *probabilities;
+    const char *where; /* and its stride */
+    ptrdiff_t where_stride;
+    int64_t target;
+    double spread; /* smoothing per class that is left */
+    ptrdiff_t top_at;
+} row_input;
+
+/* The options' share of loading a block: changes it in place, fills dense and chain; returns the new
+ * maximum. */
+static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
+                          ptrdiff_t n, real *block, const row_scratch *scratch)
+{
+    const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
+    real largest = HIDDEN;
+    if (row->where)
+        for (ptrdiff_t j = 0; j < n; j++)
+            if (!row->where[(start + j) * row->where_stride]) block[j] = HIDDEN;
+    for (ptrdiff_t j = 0; j < end; j += LANES) {
+        vreal chain, z = prepare_logits(call, *(const vreal *)(block + j), &chain);
+        *(vreal *)(block + j) = z;
+        if (call->softcap != 0) *(vreal *)(scratch->chain + start + j) = chain;
+        if (is_dense(call)) {
+            vreal probability = splat(0), class_weight = splat(1);
+            for (ptrdiff_t l = 0; l < LANES && j + l < n; l++) {
+                if (row->probabilities) probability[l] = row->probabilities[start + j + l];
+                if (call->class_weight) class_weight[l] = (real)call->class_weight[start + j + l];
+            }
+            *(vreal *)(scratch->dense + start + j)
+                = dense_part(call, z, probability, splat((real)row->spread), class_weight);
+        }
+    }
+    for (ptrdiff_t j = 0; j < n; j++) largest = block[j] > largest ? block[j] : largest;
+    return largest;
+}
+
+/* Classes of a row that no mask hides; NaN is not hidden, but its row is NaN anyway. */
+static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
+{
+    ptrdiff_t seen = 0;
+    for (ptrdiff_t j = 0; j < call->n_classes; j++)
+        seen += (row->x[j] != HIDDEN) & (!row->where || row->where[j * row->where_stride] != 0);
+    return seen;
+}
+
+/* The statistics of a row, its terms, and on the way the gradient of the pending row. */
+static void row_terms(const fastce_call *call, row_input *input, const row_scratch *scratch,
+                      const pending_row *pending, row_tile *row)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    const int64_t target = input->target;
+    const int keep_terms = scratch->terms != NULL;
+    const int transformed = is_transformed(call), dense = is_dense(call);
+    real *terms = scratch->terms;
+    vdouble mass = splat_double(0), gap = splat_double(0);
     _Alignas(64) real block[BLOCK];
     reference ref = {0, 0};
     vreference vref = spread(splat(0), splat(0));
@@ -148,8 +220,11 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
 
     for (ptrdiff_t start = 0; start < n_classes; start += BLOCK) {
         const ptrdiff_t n = n_classes - start < BLOCK ? n_classes - start : BLOCK;
-        const char *ahead = start + BLOCK < n_classes ? x + (start + BLOCK) * stride : next_x;
-        const real block_max = load_block(x + start * stride, stride, n, block);
+        const elem *ahead
+            = start + BLOCK < n_classes ? input->x + start + BLOCK : input->next_x;
+        real block_max = load_block(input->x + start, n, block);
+        if (transformed || dense)
+            block_max = prepare_block(call, input, start, n, block, scratch);
         if (target >= start && target < start + n) target_logit = block[target - start];
 
         ptrdiff_t top_at = -1;
@@ -175,18 +250,25 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
                             *(vreal *)(terms + j) *= (real)change;
                 }
             }
+            if (max > -__builtin_inf()) gap += mass * (block_max - max);
             extra += top;
             max = block_max;
             top = exact_term(max, 0, &ref);
             top_at = find(block, block_max);
-            block[top_at] = -(real)__builtin_inf();
+            input->top_at = start + top_at;
         }
+        if (dense)
+            for (ptrdiff_t j = 0; j < n; j += LANES)
+                for (int w = 0; w < WIDE; w++)
+                    add_gap(*(const vreal *)(scratch->dense + start + j),
+                            *(const vreal *)(block + j), splat_double(max), w, &mass, &gap);
+        if (top_at >= 0) block[top_at] = HIDDEN;
 
         for (ptrdiff_t j = 0; j < n; j += GROUP) {
             if (pending->grad) write_group(pending, terms, start + j, n_classes);
             if (ahead)
                 for (ptrdiff_t i = 0; i < GROUP; i += LINE)
-                    prefetch(ahead + (j + i) * (ptrdiff_t)sizeof(elem));
+                    prefetch(ahead + j + i);
             vreal e[4];
             for (int i = 0; i < 4; i++)
                 e[i] = exp_terms(*(const vreal *)(block + j + i * LANES), &vref);
@@ -199,81 +281,188 @@ static void row_terms(const fastce_call *call, const char *x, const char *next_x
     row->max[0] = max;
     row->target_logit[0] = target_logit;
     row->top[0] = top;
-    row->others[0] = sum_lanes(&total) + extra;
-    row->target_term[0] = keep_terms ? terms[target] : 0;
+    row->others[0] = sum_of_lanes(total.sum + total.lost) + extra;
+    row->target_term[0] = 0;
+    if (keep_terms)
+        row->target_term[0] = terms[target];
+    else if (call->loss != FASTCE_CROSS_ENTROPY)
+        row->target_term[0] = exact_term(target_logit, 0, &ref);
+    row->mass[0] = sum_of_lanes(mass);
+    row->gap[0] = sum_of_lanes(gap);
 }
 
-/* Where a thread is: a row of the chunk it has claimed.  The row after it is known in time to be
- * prefetched, for which the next chunk is claimed one row early. */
-typedef struct {
-    ptrdiff_t chunk, row, end;
-} cursor;
-
-INLINE int claim_chunk(fastce_call *call, cursor *at)
+/* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options
+ * need the scratch.  With p_j = term_j / total the second derivative is
+ * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule. */
+static void write_row(const fastce_call *call, const row_input *input, const row_scratch *scratch,
+                      const row_tile *row, elem *grad, elem *hess)
 {
-    at->chunk = atomic_fetch_add_explicit(&call->next_chunk, 1, memory_order_relaxed);
-    if (at->chunk >= call->n_chunks) return 0;
-    at->row = at->chunk * call->chunk_rows;
-    at->end = at->row + call->chunk_rows < call->n_rows ? at->row + call->chunk_rows : call->n_rows;
-    return 1;
+    const ptrdiff_t n_classes = call->n_classes;
+    const double inverse = 1 / (row->top[0] + row->others[0]);
+    const double scale = row->scale[0], logit_scale = call->logit_scale, softcap = call->softcap;
+    const vreal factor = splat((real)row->factor[0]), wide_scale = splat((real)scale);
+    const vreal cross = splat((real)row->cross[0]), to_p = splat((real)inverse);
+    const vreal square = splat((real)(2 * call->z_loss * scale));
+    const real *dense = is_dense(call) ? scratch->dense : NULL;
+    const real *chain = softcap != 0 ? scratch->chain : NULL;
+
+    /* the two elements that the formulas below would cancel in: [0] the target or, of dense
+     * targets, the top; [1] the top */
+    double exact_grad = row->target_grad[0];
+    ptrdiff_t exact_at = input->target;
+    if (call->probabilities.data) {
+        const double pull = row->factor[0] / (scale * inverse);
+        exact_at = call->loss == FASTCE_POLY1 || scale == 0 ? -1 : input->top_at;
+        if (exact_at >= 0)
+            exact_grad = scale * ((pull - dense[exact_at]) - pull * (row->others[0] * inverse));
+    } else if (dense) {
+        exact_grad -= scale * dense[exact_at];
+    }
+
+    for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
+        const vreal term = *(const vreal *)(scratch->terms + j);
+        const vreal p = term * to_p;
+        _Alignas(64) real g[LANES], h[LANES];
+        vreal grad_z = term * factor, rest = (real)1 - p;
+        if (dense) {
+            const vreal q = *(const vreal *)(dense + j);
+            grad_z -= q * wide_scale;
+            if (call->loss == FASTCE_POLY1) grad_z -= term * q * cross;
+        }
+        if (exact_at >= j && exact_at < j + LANES) grad_z[exact_at - j] = (real)exact_grad;
+        if (input->top_at >= j && input->top_at < j + LANES)
+            rest[input->top_at - j] = (real)(row->others[0] * inverse);
+        vreal hess_z = term * factor * rest + p * p * square;
+        if (chain) {
+            const vreal c = *(const vreal *)(chain + j);
+            if (hess) {
+                vreal x = splat(0), unused;
+                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) x[l] = input->x[j + l];
+                const vreal bend = prepare_logits(call, x, &unused) * (real)(-2 / (softcap * softcap));
+                hess_z = hess_z * c * c + grad_z * (bend * c);
+            }
+            grad_z *= c;
+        }
+        *(vreal *)g = grad_z * (real)logit_scale;
+        *(vreal *)h = hess_z * (real)(logit_scale * logit_scale);
+        const ptrdiff_t n = n_classes - j < LANES ? n_classes - j : LANES;
+        memcpy(grad + j, g, (size_t)n * sizeof(elem));
+        if (hess) memcpy(hess + j, h, (size_t)n * sizeof(elem));
+    }
 }
 
+/* A thread's work on rows of many classes. */
+typedef struct {
+    row_scratch scratch;
+    pending_row pending;
+    row_tile tile;
+    exact_sum sum;
+} row_worker;
+
+INLINE int is_plain(const fastce_call *call)
+{
+    return !(is_transformed(call) || is_dense(call) || call->hess.data);
+}
+
+static void start_worker(const fastce_call *call, int thread, row_worker *worker)
+{
+    char *scratch = call->scratch + (size_t)thread * call->scratch_size;
+    const size_t row_size = row_scratch_size(call->n_classes);
+    memset(worker, 0, sizeof *worker);
+    worker->pending.stream = call->stream && is_plain(call);
+    if (needs_terms(call)) worker->scratch.terms = (real *)scratch;
+    if (is_dense(call)) worker->scratch.dense = (real *)(scratch + row_size);
+    if (call->softcap != 0) worker->scratch.chain = (real *)(scratch + 2 * row_size);
+}
+
+/* Row i of a run, whose classes are contiguous here; next_x is what will be read after it. */
+static void one_row(const fastce_call *call, row_worker *worker, const row_run *run, ptrdiff_t i,
+                    const elem *x, const elem *next_x, const elem *probabilities, elem *grad,
+                    elem *hess)
+{
+    row_tile *tile = &worker->tile;
+    row_input input = {.x = x, .next_x = next_x, .probabilities = probabilities, .top_at = -1};
+    const size_t row_bytes = (size_t)call->n_classes * sizeof(elem);
+    const int there = read_rows(call, run, i, 1, &input.target, tile);
+    if (!there) {
+        if (grad) memset(grad, 0, row_bytes);
+        if (hess) memset(hess, 0, row_bytes);
+        tile->loss[0] = 0;
+    } else {
+        if (run->where.data) {
+            input.where = run->where.data + i * run->where.row_stride;
+            input.where_stride = run->where.class_stride;
+        }
+        if (call->smoothing != 0) {
+            input.spread = call->smoothing / (double)count_seen(call, &input);
+            tile->weight[0] *= 1 - call->smoothing;
+        }
+        row_terms(call, &input, &worker->scratch, &worker->pending, tile);
+        if (!call->targets.data) tile->target_logit[0] = tile->max[0]; /* there is none */
+        if (call->loss == FASTCE_POLY1 && is_dense(call)) {
+            wide_exact_sum overlap = {splat_double(0), splat_double(0)};
+            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
+                add_vector(&overlap, *(const vreal *)(worker->scratch.dense + j)
+                                         * *(const vreal *)(worker->scratch.terms + j));
+            tile->overlap[0] = sum_of_lanes(overlap.sum + overlap.lost);
+        }
+        epilogue(call, tile, 1);
+        if (grad && is_tiny(tile->factor[0])) {
+            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
+                *(vreal *)(worker->scratch.terms + j) *= (real)(1 / TWO_TO_BIAS);
+            tile->factor[0] *= TWO_TO_BIAS;
+            tile->cross[0] *= TWO_TO_BIAS;
+            tile->top[0] /= TWO_TO_BIAS;
+            tile->others[0] /= TWO_TO_BIAS;
+        }
+        if (!is_plain(call)) {
+            if (grad) write_row(call, &input, &worker->scratch, tile, grad, hess);
+        } else if (grad) {
+            const double factor = tile->factor[0];
+            worker->scratch.terms[input.target]
+                = factor == 0 ? 0 : (real)(tile->target_grad[0] / factor);
+            worker->pending.factor = (real)factor;
+            worker->pending.grad = grad;
+            if (worker->pending.stream)
+                worker->pending.head = (ptrdiff_t)(-(uintptr_t)grad % VECTOR_BYTES / sizeof(elem));
+        }
+    }
+    if (call->losses) ((real *)call->losses)[run->first + i] = (real)tile->loss[0];
+    add(&worker->sum, tile->loss[0]);
+    if ((i + 1) % call->sum_rows == 0 || i + 1 == call->run_length) {
+        const ptrdiff_t n = run->first / call->run_length * call->sums_per_run + i / call->sum_rows;
+        call->sums[n] = result(worker->sum.sum, worker->sum.lost);
+        worker->sum = (exact_sum){0, 0};
+    }
+}
+
+INLINE elem *row_of(const fastce_array *array, ptrdiff_t i)
+{
+    return array->data ? (elem *)(array->data + i * array->row_stride) : NULL;
+}
+
+/* The row after this one is known in time to be prefetched, for which the next chunk is claimed one
+ * row early. */
 INLINE int next_row(fastce_call *call, cursor *at)
 {
     return ++at->row < at->end || claim_chunk(call, at);
 }
 
-static void zero_row(const fastce_call *call, ptrdiff_t row)
-{
-    char *grad = call->grad.data + row * call->grad.row_stride;
-    for (ptrdiff_t j = 0; j < call->n_classes; j++)
-        *(elem *)(grad + j * call->grad.class_stride) = 0;
-}
-
+/* Rows whose classes are contiguous in every array. */
 static void cross_entropy_rows(fastce_call *call, int thread)
 {
-    real *terms = (real *)(call->scratch + (size_t)thread * call->scratch_size);
-    real *losses = call->losses;
-    pending_row pending = {.grad = NULL, .stride = call->grad.class_stride, .stream = call->stream};
-    exact_sum chunk_sum = {0, 0};
-    row_tile tile;
-    memset(&tile, 0, sizeof tile);
-
+    row_worker worker;
     cursor next;
-    int more = claim_chunk(call, &next);
-    while (more) {
+    start_worker(call, thread, &worker);
+    for (int more = claim_chunk(call, &next); more;) {
         const cursor at = next;
-        int64_t target;
         more = next_row(call, &next);
-        read_rows(call, at.row, 1, &target, tile.weight);
-        if (target < 0) {
-            if (call->grad.data) zero_row(call, at.row);
-            tile.loss[0] = 0;
-        } else {
-            const char *x = call->logits.data + at.row * call->logits.row_stride;
-            const char *next_x = more ? call->logits.data + next.row * call->logits.row_stride : NULL;
-            row_terms(call, x, next_x, target, terms, &pending, &tile);
-            epilogue(call, &tile, 1);
-            if (call->grad.data) {
-                const double factor = tile.factor[0];
-                elem *grad = (elem *)(call->grad.data + at.row * call->grad.row_stride);
-                terms[target] = factor == 0 ? 0 : (real)(tile.target_grad[0] / factor);
-                pending.factor = (real)factor;
-                pending.grad = grad;
-                if (pending.stream)
-                    pending.head = (ptrdiff_t)(-(uintptr_t)grad % VECTOR_BYTES / sizeof(elem));
-            }
-        }
-        if (losses) losses[at.row] = (real)tile.loss[0];
-        add(&chunk_sum, tile.loss[0]);
-        if (!more || next.chunk != at.chunk) {
-            call->chunk_sums[at.chunk] = result(chunk_sum.sum, chunk_sum.lost);
-            chunk_sum = (exact_sum){0, 0};
-        }
+        one_row(call, &worker, &at.run, at.row, row_of(&at.run.logits, at.row),
+                more ? row_of(&next.run.logits, next.row) : NULL,
+                row_of(&at.run.probabilities, at.row), row_of(&at.run.grad, at.row),
+                row_of(&at.run.hess, at.row));
     }
-    if (pending.grad)
-        for (ptrdiff_t j = 0; j < call->n_classes; j += GROUP)
-            write_group(&pending, terms, j, call->n_classes);
+    write_pending(&worker.pending, worker.scratch.terms, call->n_classes);
     store_fence();
 }
 

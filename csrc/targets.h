@@ -1,21 +1,50 @@
-/* Reads class labels of any integer kind where they are, and checks them.  What a label does to a
- * loss is in epilogue.h. */
+/* Which rows a thread has, and what is asked of each: labels of any integer kind, read where they are,
+ * and weights.  Labels are checked here too.  What they do to a loss is in epilogue.h. */
 #ifndef FASTCE_TARGETS_H
 #define FASTCE_TARGETS_H
 
 #include "epilogue.h"
 
-/* Labels of rows first .. first + n as int64.  A uint64 that has no int64 becomes INT64_MAX, which
- * is no class and no ignore_index a caller can ask for. */
-static void read_targets(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, int64_t *targets)
+/* A run of rows along the innermost row axis: the call's arrays with data at the run's first row,
+ * which is row number `first` of all. */
+typedef struct {
+    fastce_array logits, grad, hess, targets, probabilities, where;
+    ptrdiff_t first;
+} row_run;
+
+INLINE fastce_array array_of_run(const fastce_call *call, const fastce_array *array, ptrdiff_t run)
 {
-    const ptrdiff_t stride = call->targets.row_stride;
-    const char *source = call->targets.data + first * stride;
+    fastce_array moved = *array;
+    for (int d = call->n_outer - 1; d >= 0 && array->data; d--) {
+        moved.data += run % call->outer_shape[d] * array->outer_strides[d];
+        run /= call->outer_shape[d];
+    }
+    return moved;
+}
+
+INLINE row_run run_at(const fastce_call *call, ptrdiff_t run)
+{
+    return (row_run){array_of_run(call, &call->logits, run),
+                     array_of_run(call, &call->grad, run),
+                     array_of_run(call, &call->hess, run),
+                     array_of_run(call, &call->targets, run),
+                     array_of_run(call, &call->probabilities, run),
+                     array_of_run(call, &call->where, run),
+                     run * call->run_length};
+}
+
+/* Labels of rows i .. i + n of a run as int64.  A uint64 that has no int64 becomes INT64_MAX, which is
+ * no class and no ignore_index a caller can ask for. */
+static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
+                         int64_t *targets)
+{
+    const ptrdiff_t stride = run->targets.row_stride;
+    const char *source = run->targets.data + i * stride;
 #define READ_AS(type)                                                                              \
     if (stride == sizeof(type))                                                                    \
-        for (ptrdiff_t i = 0; i < n; i++) targets[i] = ((const type *)source)[i];                  \
+        for (ptrdiff_t k = 0; k < n; k++) targets[k] = ((const type *)source)[k];                  \
     else                                                                                           \
-        for (ptrdiff_t i = 0; i < n; i++) targets[i] = *(const type *)(source + i * stride);       \
+        for (ptrdiff_t k = 0; k < n; k++) targets[k] = *(const type *)(source + k * stride);       \
     break
     switch (call->target_kind) {
     case FASTCE_I8: READ_AS(int8_t);
@@ -26,72 +55,103 @@ static void read_targets(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, 
     case FASTCE_U16: READ_AS(uint16_t);
     case FASTCE_U32: READ_AS(uint32_t);
     default:
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const uint64_t target = *(const uint64_t *)(source + i * stride);
-            targets[i] = target < INT64_MAX ? (int64_t)target : INT64_MAX;
+        for (ptrdiff_t k = 0; k < n; k++) {
+            const uint64_t target = *(const uint64_t *)(source + k * stride);
+            targets[k] = target < INT64_MAX ? (int64_t)target : INT64_MAX;
         }
     }
 #undef READ_AS
 }
 
-/* Targets and weights of rows first .. first + n; target -1 and weight 0 for a row that is not
- * there: ignored, or with a sample weight of 0.  Returns whether all are there. */
-static int read_rows(const fastce_call *call, ptrdiff_t first, ptrdiff_t n, int64_t *targets,
-                      double *weight)
+/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 and weight 0 for
+ * a row that is not there: ignored, not kept, or of sample weight 0.  Rows with probabilities have
+ * target 0 and weight 0.  Returns whether all are there. */
+static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
+                     int64_t *targets, row_tile *rows)
 {
+    const ptrdiff_t first = run->first + i;
     int64_t all = 0; /* negative: some target is */
-    read_targets(call, first, n, targets);
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const int64_t ignored = call->has_ignore_index & (targets[i] == call->ignore_index);
-        targets[i] |= -ignored;
-        all |= targets[i];
-        weight[i] = targets[i] < 0 ? 0.0 : 1.0;
-    }
-    if (call->class_weight)
-        for (ptrdiff_t i = 0; i < n; i++)
-            if (targets[i] >= 0) weight[i] = call->class_weight[targets[i]];
-    if (call->sample_weight.data)
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const char *source
-                = call->sample_weight.data + (first + i) * call->sample_weight.row_stride;
-            const double sample_weight = *(const double *)source;
-            weight[i] *= sample_weight;
-            if (sample_weight == 0) targets[i] = -1, weight[i] = 0, all = -1;
+    if (call->targets.data) {
+        read_targets(call, run, i, n, targets);
+        for (ptrdiff_t k = 0; k < n; k++) {
+            const int64_t ignored = call->has_ignore_index & (targets[k] == call->ignore_index);
+            targets[k] |= -ignored;
+            all |= targets[k];
+            rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
         }
+        if (call->class_weight)
+            for (ptrdiff_t k = 0; k < n; k++)
+                if (targets[k] >= 0) rows->weight[k] = call->class_weight[targets[k]];
+    } else {
+        for (ptrdiff_t k = 0; k < n; k++) targets[k] = 0, rows->weight[k] = 0;
+    }
+    for (ptrdiff_t k = 0; k < n; k++) rows->sample_weight[k] = rows->upstream[k] = 1;
+    if (call->sample_weight)
+        for (ptrdiff_t k = 0; k < n; k++) {
+            rows->sample_weight[k] = call->sample_weight[first + k];
+            if (rows->sample_weight[k] == 0) all = targets[k] = -1;
+        }
+    if (call->keep_row)
+        for (ptrdiff_t k = 0; k < n; k++)
+            if (!call->keep_row[first + k]) all = targets[k] = -1;
+    if (call->upstream)
+        for (ptrdiff_t k = 0; k < n; k++) rows->upstream[k] = call->upstream[first + k];
     return all >= 0;
 }
 
-static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_valid, double *weight_sum)
+static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, double *weight_sum)
 {
-    const int weighted = call->class_weight || call->sample_weight.data;
+    const int weighted = (call->class_weight && call->targets.data) || call->sample_weight;
     const int has_ignore = call->has_ignore_index;
     int64_t targets[TILE];
-    double weight[TILE];
-    ptrdiff_t valid = 0;
+    row_tile rows;
+    ptrdiff_t there = 0;
     exact_sum total = {0, 0};
-    for (ptrdiff_t first = 0; first < call->n_rows; first += TILE) {
-        const ptrdiff_t n = call->n_rows - first < TILE ? call->n_rows - first : TILE;
-        int64_t wrong = 0, kept = 0;
-        read_targets(call, first, n, targets);
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const int64_t ignored = has_ignore & (targets[i] == call->ignore_index);
-            kept += !ignored;
-            wrong |= !ignored & ((uint64_t)targets[i] >= (uint64_t)call->n_classes);
-        }
-        if (wrong)
-            for (ptrdiff_t i = 0; i < n; i++)
-                if ((uint64_t)targets[i] >= (uint64_t)call->n_classes
-                    && !(has_ignore && targets[i] == call->ignore_index))
-                    return first + i;
-        valid += kept;
-        if (weighted) {
-            read_rows(call, first, n, targets, weight);
-            for (ptrdiff_t i = 0; i < n; i++) add(&total, weight[i]);
+    for (ptrdiff_t first = 0; first < call->n_rows; first += call->run_length) {
+        const row_run run = run_at(call, first / call->run_length);
+        for (ptrdiff_t i = 0; i < call->run_length; i += TILE) {
+            const ptrdiff_t n = call->run_length - i < TILE ? call->run_length - i : TILE;
+            if (call->targets.data) {
+                int64_t wrong = 0;
+                read_targets(call, &run, i, n, targets);
+                for (ptrdiff_t k = 0; k < n; k++) {
+                    const int64_t ignored = has_ignore & (targets[k] == call->ignore_index);
+                    wrong |= !ignored & ((uint64_t)targets[k] >= (uint64_t)call->n_classes);
+                }
+                for (ptrdiff_t k = 0; wrong && k < n; k++)
+                    if ((uint64_t)targets[k] >= (uint64_t)call->n_classes
+                        && !(has_ignore && targets[k] == call->ignore_index))
+                        return first + i + k;
+            }
+            read_rows(call, &run, i, n, targets, &rows);
+            for (ptrdiff_t k = 0; k < n; k++) there += targets[k] >= 0;
+            if (weighted)
+                for (ptrdiff_t k = 0; k < n; k++)
+                    if (targets[k] >= 0)
+                        add(&total,
+                            rows.sample_weight[k] * (call->targets.data ? rows.weight[k] : 1));
         }
     }
-    *n_valid = valid;
-    *weight_sum = weighted ? result(total.sum, total.lost) : (double)valid;
+    *n_there = there;
+    *weight_sum = weighted ? result(total.sum, total.lost) : (double)there;
     return -1;
+}
+
+/* Where a thread is: a row of the chunk it has claimed, counted within a run. */
+typedef struct {
+    ptrdiff_t chunk, row, end;
+    row_run run;
+} cursor;
+
+INLINE int claim_chunk(fastce_call *call, cursor *at)
+{
+    at->chunk = atomic_fetch_add_explicit(&call->next_chunk, 1, memory_order_relaxed);
+    if (at->chunk >= call->n_chunks) return 0;
+    at->run = run_at(call, at->chunk / call->chunks_per_run);
+    at->row = at->chunk % call->chunks_per_run * call->chunk_rows;
+    at->end = at->row + call->chunk_rows;
+    if (at->end > call->run_length) at->end = call->run_length;
+    return 1;
 }
 
 #endif

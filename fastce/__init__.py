@@ -12,7 +12,21 @@ if _find_spec("fastce._kernel") is None:
     )
 
 from fastce._config import show_config
-from fastce._cross_entropy import cross_entropy, cross_entropy_with_grad
+from fastce._cross_entropy import (
+    cross_entropy,
+    cross_entropy_with_grad,
+    cross_entropy_with_grad_hess,
+)
+from fastce._robust import (
+    focal_loss,
+    focal_loss_with_grad,
+    generalized_cross_entropy,
+    generalized_cross_entropy_with_grad,
+    poly1_loss,
+    poly1_loss_with_grad,
+    symmetric_cross_entropy,
+    symmetric_cross_entropy_with_grad,
+)
 from fastce._threads import get_num_threads, set_num_threads, threads
 
 __version__ = _version("fastce")
@@ -20,8 +34,17 @@ __version__ = _version("fastce")
 __all__ = [
     "cross_entropy",
     "cross_entropy_with_grad",
+    "cross_entropy_with_grad_hess",
+    "focal_loss",
+    "focal_loss_with_grad",
+    "generalized_cross_entropy",
+    "generalized_cross_entropy_with_grad",
     "get_num_threads",
+    "poly1_loss",
+    "poly1_loss_with_grad",
     "set_num_threads",
     "show_config",
+    "symmetric_cross_entropy",
+    "symmetric_cross_entropy_with_grad",
     "threads",
 ]

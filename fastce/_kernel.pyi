@@ -2,6 +2,12 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+CROSS_ENTROPY: int
+FOCAL: int
+GENERALIZED: int
+SYMMETRIC: int
+POLY1: int
+
 def isas(compiled: bool = False) -> tuple[str, ...]: ...
 def isa() -> str: ...
 def use_isa(name: str) -> str | None: ...
@@ -12,15 +18,28 @@ def check_index(value: int, name: str) -> int: ...
 def check_threads(n_threads: int, name: str = "n_threads") -> int: ...
 def set_num_threads(n_threads: int) -> None: ...
 def get_num_threads() -> int: ...
-def cross_entropy(
+def check_number(value: float, name: str, low: float, low_fits: bool, high: float) -> float: ...
+def softmax_loss(
+    loss_kind: int,
+    alpha: float,
+    beta: float,
+    n_outputs: int,
     logits: ArrayLike,
     targets: ArrayLike,
-    with_grad: bool,
+    axis: int,
     class_weight: ArrayLike | None,
     sample_weight: ArrayLike | None,
     ignore_index: int | None,
+    where: ArrayLike | None,
+    label_smoothing: float,
+    logit_scale: float,
+    softcap: float | None,
+    z_loss: float,
     reduction: str,
+    normalizer: float | None,
+    on_empty: str,
     out: NDArray[Any] | None,
+    upstream: ArrayLike | None,
     n_threads: int | None,
 ) -> Any: ...
 def adam_step(

@@ -7,6 +7,7 @@ through NumPy's C API: a typed memoryview costs ten times as much as the arithme
 """
 cimport cython
 cimport numpy as cnp
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, INT64_MAX, INT64_MIN
 from libc.string cimport memset
 
@@ -22,15 +23,22 @@ cdef extern from "numpy/arrayobject.h":
 cdef extern from "fastce.h" nogil:
     ctypedef struct fastce_array:
         char *data
-        ptrdiff_t row_stride, class_stride
+        ptrdiff_t class_stride, row_stride
+        const ptrdiff_t *outer_strides
     ctypedef struct fastce_call:
-        ptrdiff_t n_rows, n_classes, n_chunks
-        fastce_array logits, grad, targets, sample_weight
+        ptrdiff_t n_rows, n_classes, run_length, n_chunks
+        int n_outer
+        const ptrdiff_t *outer_shape
+        fastce_array logits, grad, hess, targets, probabilities, where
+        const unsigned char *keep_row
+        const double *sample_weight
+        const double *upstream
         const double *class_weight
         void *losses
-        int target_kind, has_ignore_index
+        int out_elem, target_kind, has_ignore_index
         int64_t ignore_index
-        double grad_scale
+        int loss
+        double alpha, beta, smoothing, logit_scale, softcap, z_loss, grad_scale
         const fastce_kernels *kernels
     ctypedef struct fastce_kernels:
         void (*plan)(fastce_call *) noexcept nogil
@@ -49,6 +57,7 @@ cdef extern from "fastce.h" nogil:
     const char *fastce_compiler() noexcept
     enum:
         FASTCE_F32, FASTCE_F64
+        FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1
         FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64
         FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64
 
@@ -60,6 +69,12 @@ cdef enum: ELEMENTS_WITH_GIL = 32768
 
 # An OpenMP runtime that cannot start its threads ends the process.
 cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
+
+CROSS_ENTROPY = FASTCE_CROSS_ENTROPY
+FOCAL = FASTCE_FOCAL
+GENERALIZED = FASTCE_GENERALIZED
+SYMMETRIC = FASTCE_SYMMETRIC
+POLY1 = FASTCE_POLY1
 
 cdef const fastce_isa *_isa = NULL
 cdef int _n_threads = 1
@@ -172,7 +187,7 @@ cdef cnp.ndarray _as_logits(object logits):
 
 
 cdef cnp.ndarray _as_targets(object targets):
-    """targets as an aligned native integer array; itself if it is one, and bools as uint8."""
+    """targets as an aligned native array of integers (bools as uint8) or floats; itself if it is one."""
     cdef cnp.ndarray array
     if cnp.PyArray_Check(targets):
         array = <cnp.ndarray>targets
@@ -181,16 +196,17 @@ cdef cnp.ndarray _as_targets(object targets):
     try:
         array = np.asarray(targets)
     except ValueError as error:
-        raise ValueError(f"targets must be an array of class indices: {error}") from None
+        raise ValueError(f"targets must be an array: {error}") from None
     except OverflowError:
         raise ValueError("targets holds a number that no integer dtype can hold") from None
     if array.dtype.kind == "b":
         return array.view(np.uint8)
-    if array.dtype.kind in "iu":
-        return array.astype(array.dtype.newbyteorder("="))
     if array.size == 0 and not cnp.PyArray_Check(targets):
         return array.astype(np.int64)
-    raise TypeError(f"targets must be integers (class indices), got {_kind_name(array)}")
+    if array.dtype.kind in "iuf":
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    raise TypeError("targets must be integers (class indices) or floats (probabilities), got "
+                    + _kind_name(array))
 
 
 cdef int _target_kind(cnp.ndarray targets) noexcept:
@@ -285,15 +301,84 @@ cdef object _wrong_target(object targets, ptrdiff_t row, ptrdiff_t n_classes):
     return ValueError(f"targets{place} is {targets[at]}, outside [0, {n_classes})")
 
 
+cdef double _as_number(object value, str name, double low, bint low_fits, double high) except? -1:
+    """value as a float within its range, or an error that names the argument."""
+    cdef double number
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    try:
+        number = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+    if not (low <= number <= high and number - number == 0) or (number == low and not low_fits):
+        bounds = f"{'[' if low_fits else '('}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number in {bounds}, got {value}")
+    return number
+
+
+def check_number(value, name, low, low_fits, high):
+    return _as_number(value, name, low, low_fits, high)
+
+
+# ---- the rows of a call ------------------------------------------------------------------------
+
+cdef enum:
+    MOST_DIMS = 64
+    LOGITS = 0, GRAD = 1, HESS = 2, PROBABILITIES = 3, WHERE = 4, TARGETS = 5, N_ARRAYS = 6
+
+# The row axes of a call, as few as the strides allow, outermost first.
+cdef struct _rows:
+    ptrdiff_t shape[MOST_DIMS]
+    ptrdiff_t strides[N_ARRAYS][MOST_DIMS]
+
+
+cdef void _set_rows(fastce_call *call, _rows *rows, PyObject **arrays, int axis) noexcept:
+    """Tells call where the rows of its arrays are: neighbouring axes that all arrays step through as
+    through one are one; the innermost is the run. arrays[TARGETS] has no class axis."""
+    cdef fastce_array *to[N_ARRAYS]
+    cdef cnp.ndarray logits = <cnp.ndarray>arrays[LOGITS], array
+    cdef int n_dims = cnp.PyArray_NDIM(logits), n = 0, d, k, from_dim
+    cdef ptrdiff_t length
+    cdef bint joined
+    to[:] = [&call.logits, &call.grad, &call.hess, &call.probabilities, &call.where, &call.targets]
+    call.n_rows = 1
+    for k in range(N_ARRAYS):
+        if arrays[k] != NULL:
+            array = <cnp.ndarray>arrays[k]
+            to[k].data = cnp.PyArray_BYTES(array)
+            if k != TARGETS:
+                to[k].class_stride = cnp.PyArray_STRIDE(array, axis)
+    for d in range(n_dims):
+        if d == axis:
+            continue
+        length = cnp.PyArray_DIM(logits, d)
+        call.n_rows *= length
+        if length == 1:
+            continue
+        joined = n > 0
+        for k in range(N_ARRAYS):
+            if arrays[k] == NULL:
+                continue
+            from_dim = d - 1 if k == TARGETS and d > axis else d
+            rows.strides[k][n] = cnp.PyArray_STRIDE(<cnp.ndarray>arrays[k], from_dim)
+            if n > 0 and rows.strides[k][n - 1] != rows.strides[k][n] * length:
+                joined = False
+        if joined:
+            for k in range(N_ARRAYS):
+                rows.strides[k][n - 1] = rows.strides[k][n]
+            rows.shape[n - 1] *= length
+        else:
+            rows.shape[n] = length
+            n += 1
+    call.n_outer = n - 1 if n > 0 else 0
+    call.outer_shape = rows.shape
+    call.run_length = rows.shape[n - 1] if n > 0 and call.n_rows else 1
+    for k in range(N_ARRAYS):
+        to[k].outer_strides = rows.strides[k]
+        to[k].row_stride = rows.strides[k][n - 1] if n > 0 and arrays[k] != NULL else 0
+
+
 # ---- the losses --------------------------------------------------------------------------------
-
-cdef inline void _rows_of(fastce_array *to, cnp.ndarray array) noexcept:
-    """The last axis of a 1-D or 2-D array as classes, the other one as rows."""
-    cdef int n_dims = cnp.PyArray_NDIM(array)
-    to.data = cnp.PyArray_BYTES(array)
-    to.class_stride = cnp.PyArray_STRIDE(array, n_dims - 1)
-    to.row_stride = cnp.PyArray_STRIDE(array, 0) if n_dims == 2 else 0
-
 
 cdef inline object _scalar(double value, int kind):
     """value as np.float32 or np.float64."""
@@ -303,18 +388,31 @@ cdef inline object _scalar(double value, int kind):
     return PyArray_Scalar(&narrow, cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), None)
 
 
-def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, ignore_index,
-                  reduction, out, n_threads):
-    """The loss, or (loss, grad): see fastce.cross_entropy for what the arguments mean."""
+cdef cnp.ndarray _empty_like(cnp.ndarray array, int kind):
+    if cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), kind, 0)
+    return np.empty_like(array, subok=False)
+
+
+def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits, targets, axis,
+                 class_weight, sample_weight, ignore_index, where, label_smoothing, logit_scale,
+                 softcap, z_loss, reduction, normalizer, on_empty, out, upstream, n_threads):
+    """A loss of csrc/epilogue.h over logits: the loss, (loss, grad) or (loss, grad, hess_diag) as
+    n_outputs says. See fastce.cross_entropy for what the other arguments mean."""
     cdef fastce_call call
+    cdef _rows rows
+    cdef PyObject *arrays[N_ARRAYS]
     cdef cnp.ndarray x = _as_logits(logits)
     cdef cnp.ndarray y = _as_targets(targets)
-    cdef cnp.ndarray grad = None, losses = None, weights
-    cdef int n_dims = cnp.PyArray_NDIM(x), kind = cnp.PyArray_TYPE(x), threads, i, failed
-    cdef ptrdiff_t n_valid = 0, wrong, elements
-    cdef double weight_sum = 0, loss_sum = 0
-    cdef bint mean, each
+    cdef cnp.ndarray grad = None, hess = None, losses = None, weights
+    cdef int n_dims = cnp.PyArray_NDIM(x), kind = cnp.PyArray_TYPE(x), threads, i, k, class_axis
+    cdef int failed
+    cdef bint mean, each, soft, empty
+    cdef ptrdiff_t n_there = 0, wrong, elements
+    cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
+    cdef object kept = []  # arrays that call points into
 
+    # -- the options that are words and numbers
     mean = each = False
     if not isinstance(reduction, str):
         raise TypeError(f"reduction must be a str, got {type(reduction).__name__}")
@@ -324,103 +422,204 @@ def cross_entropy(logits, targets, bint with_grad, class_weight, sample_weight, 
         each = True
     elif reduction != "sum":
         raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
+    if not (on_empty == "nan" if isinstance(on_empty, str) else False):
+        if not isinstance(on_empty, str) or on_empty not in ("nan", "zero", "raise"):
+            raise ValueError(f"on_empty must be 'nan', 'zero' or 'raise', got {on_empty!r}")
     threads = _n_threads if n_threads is None else check_threads(n_threads)
+    memset(&call, 0, sizeof(call))
+    memset(arrays, 0, sizeof(arrays))
+    call.loss = loss_kind
+    call.alpha = alpha
+    call.beta = beta
+    call.smoothing = _as_number(label_smoothing, "label_smoothing", 0, True, 1)
+    call.z_loss = _as_number(z_loss, "z_loss", 0, True, 1e300)
+    call.logit_scale = _as_number(logit_scale, "logit_scale", 0, False, 1e30)
+    if softcap is not None:
+        call.softcap = _as_number(softcap, "softcap", 0, False, 1e30)
+    if call.logit_scale < 1e-30 or softcap is not None and call.softcap < 1e-30:
+        raise ValueError("logit_scale and softcap must be 1e-30 or more")
+    if normalizer is not None:
+        divisor = _as_number(normalizer, "normalizer", 0, False, 1e300)
+        if not mean:
+            raise ValueError(f"normalizer replaces the mean's divisor; reduction is {reduction!r}")
 
+    # -- logits and targets
     if n_dims == 0:
         raise ValueError("logits must have a class axis, got shape ()")
-    if cnp.PyArray_NDIM(y) != n_dims - 1:
-        raise ValueError(_shape_message(x, y))
-    for i in range(n_dims - 1):
-        if cnp.PyArray_DIM(y, i) != cnp.PyArray_DIM(x, i):
-            raise ValueError(_shape_message(x, y))
-    if cnp.PyArray_DIM(x, n_dims - 1) == 0:
+    class_axis = n_dims - 1
+    if not (type(axis) is int and axis == -1):
+        axis = check_index(axis, "axis")
+        if not -n_dims <= axis < n_dims:
+            raise ValueError(f"axis is {axis}, out of range for logits of shape {(<object>x).shape}")
+        class_axis = axis % n_dims
+    call.n_classes = cnp.PyArray_DIM(x, class_axis)
+    if call.n_classes == 0:
         raise ValueError(f"logits must have at least one class, got shape {(<object>x).shape}")
+    soft = cnp.PyArray_ISFLOAT(y)
+    if soft:
+        y = _as_probabilities(y, x, loss_kind, ignore_index)
+        arrays[PROBABILITIES] = <PyObject *>y
+    else:
+        k = cnp.PyArray_NDIM(y) == n_dims - 1
+        for i in range(n_dims - 1 if k else 0):
+            k = k and cnp.PyArray_DIM(y, i) == cnp.PyArray_DIM(x, i + (i >= class_axis))
+        if not k:
+            raise ValueError(f"targets must have shape {_row_shape(x, class_axis)} (the rows of "
+                             f"logits {(<object>x).shape}), got {(<object>y).shape}")
+        arrays[TARGETS] = <PyObject *>y
+        call.target_kind = _target_kind(y)
+        if ignore_index is not None:
+            _set_ignore_index(&call, ignore_index)
 
-    memset(&call, 0, sizeof(call))
-    call.n_classes = cnp.PyArray_DIM(x, n_dims - 1)
-    call.n_rows = cnp.PyArray_SIZE(y)
-    if ignore_index is not None:
-        _set_ignore_index(&call, ignore_index)
+    # -- the options that are arrays
     cdef tuple shape = None
-    cdef object class_weights = None, sample_weights = None
     if class_weight is not None:
-        weights = class_weights = _as_weights(class_weight, "class_weight", (call.n_classes,))
+        weights = _as_weights(class_weight, "class_weight", (call.n_classes,))
         call.class_weight = <const double *>cnp.PyArray_DATA(weights)
+        kept.append(("class_weight", weights))
     if sample_weight is not None:
-        sample_weights = weights = _as_weights(sample_weight, "sample_weight", (<object>y).shape)
-        call.sample_weight.data = cnp.PyArray_BYTES(weights)
-        call.sample_weight.row_stride = 8
+        weights = _as_weights(sample_weight, "sample_weight", _row_shape(x, class_axis))
+        call.sample_weight = <const double *>cnp.PyArray_DATA(weights)
+        kept.append(("sample_weight", weights))
+    if upstream is not None:
+        weights = _as_upstream(upstream, each, _row_shape(x, class_axis))
+        if cnp.PyArray_NDIM(weights):
+            call.upstream = <const double *>cnp.PyArray_DATA(weights)
+            kept.append(("upstream", weights))
+        else:
+            factor = float(weights)
+    if where is not None:
+        where, keep_row = _as_where(where, x, class_axis)
+        kept.append(("where", where))
+        if where.ndim == n_dims:
+            arrays[WHERE] = <PyObject *>where
+        weights = keep_row
+        call.keep_row = <const unsigned char *>cnp.PyArray_DATA(weights)
+        kept.append(("where", keep_row))
     if out is not None:
-        if not with_grad:
-            raise TypeError("out is the buffer for grad, which this function does not compute")
         grad = _check_out(out, x)
-        for name, other in (("targets", y), ("class_weight", class_weights),
-                            ("sample_weight", sample_weights)):
-            if other is not None and _share_memory(grad, other):
+        if _share_memory(grad, y):
+            raise ValueError("out must share no memory with targets")
+        for name, other in kept:
+            if _share_memory(grad, other):
                 raise ValueError(f"out must share no memory with {name}")
 
-    # More than two dimensions are two, with the rows in order; no copy if the strides allow.
-    result = None
-    if n_dims > 2:
-        x = (<object>x).reshape(-1, call.n_classes)
-    y = y if cnp.PyArray_NDIM(y) <= 1 else (<object>y).reshape(-1)
-    _rows_of(&call.logits, x)
-    call.targets.data = cnp.PyArray_BYTES(y)
-    call.targets.row_stride = cnp.PyArray_STRIDE(y, 0) if cnp.PyArray_NDIM(y) == 1 else 0
-    call.target_kind = _target_kind(y)
+    # -- rows, labels, divisor
+    arrays[LOGITS] = <PyObject *>x
     call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
-
-    wrong = call.kernels.check_targets(&call, &n_valid, &weight_sum)
+    call.out_elem = FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32
+    if n_outputs > 1:
+        if grad is None:
+            grad = _empty_like(x, kind)
+        else:
+            call.out_elem = FASTCE_F64 if cnp.PyArray_TYPE(grad) == cnp.NPY_FLOAT64 else FASTCE_F32
+        arrays[GRAD] = <PyObject *>grad
+    if n_outputs > 2:
+        hess = _empty_like(grad, cnp.PyArray_TYPE(grad))
+        arrays[HESS] = <PyObject *>hess
+    _set_rows(&call, &rows, arrays, class_axis)
+    wrong = call.kernels.check_targets(&call, &n_there, &weight_sum)
     if wrong >= 0:
         raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
-
     call.grad_scale = 1.0
+    empty = False
     if mean:
+        empty = weight_sum == 0 and normalizer is None
+        if empty and on_empty == "raise":
+            raise ValueError("on_empty is 'raise', and the mean is over no row: all are ignored, "
+                             "masked or of weight 0")
+        if normalizer is None:
+            divisor = weight_sum
         # No weight left: the loss is 0 / 0; rows that are there have a NaN gradient, as in PyTorch.
-        call.grad_scale = 1.0 / weight_sum if weight_sum > 0 else float("inf")
-    if with_grad:
-        if out is None:
-            grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
-            result = grad if n_dims <= 2 else (<object>grad).reshape((<object>logits).shape)
-        else:
-            result = out
-            if cnp.PyArray_TYPE(grad) != kind or n_dims > 2:
-                # written through a buffer: the kernel writes rows of the logits' own dtype
-                grad = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), kind, 0)
-        _rows_of(&call.grad, grad)
+        call.grad_scale = 1.0 / divisor if divisor > 0 else float("inf")
+    call.grad_scale *= factor
     if each:
-        losses = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(y), cnp.PyArray_DIMS(y), kind, 0)
+        losses = np.empty(_row_shape(x, class_axis), (<object>x).dtype)
         call.losses = cnp.PyArray_DATA(losses)
 
-    call.kernels.plan(&call)
-    elements = call.n_rows * (call.n_classes + 16)  # a row costs about as much as 16 elements
-    if threads > elements / ELEMENTS_PER_THREAD:
-        threads = <int>(elements / ELEMENTS_PER_THREAD)
-    if elements < ELEMENTS_WITH_GIL:
-        failed = fastce_run(&call, 1, &loss_sum)
+    # -- the work
+    if empty and on_empty == "zero":
+        if n_outputs > 1:
+            (<object>grad)[...] = 0
+        if n_outputs > 2:
+            (<object>hess)[...] = 0
+        loss = _scalar(0, kind)
     else:
-        with nogil:
-            failed = fastce_run(&call, threads, &loss_sum)
-    if failed:
-        raise MemoryError("no memory for one row of terms per thread")
+        call.kernels.plan(&call)
+        elements = call.n_rows * (call.n_classes + 16)  # a row costs about as much as 16 elements
+        if threads > elements / ELEMENTS_PER_THREAD:
+            threads = <int>(elements / ELEMENTS_PER_THREAD)
+        if elements < ELEMENTS_WITH_GIL:
+            failed = fastce_run(&call, 1, &loss_sum)
+        else:
+            with nogil:
+                failed = fastce_run(&call, threads, &loss_sum)
+        if failed:
+            raise MemoryError("no memory for one row of terms per thread")
+        if each:
+            loss = losses[()] if n_dims == 1 else losses
+        elif mean:
+            loss = _scalar(loss_sum / divisor if divisor > 0 else float("nan"), kind)
+        else:
+            loss = _scalar(loss_sum, kind)
+    if n_outputs == 1:
+        return loss
+    return (loss, grad) if n_outputs == 2 else (loss, grad, hess)
 
-    if with_grad and out is not None and grad is not out:
-        result[...] = (<object>grad).reshape(result.shape)
-    if each:
-        shape = (<object>targets).shape if n_dims > 2 else None
-        loss = losses if shape is None else (<object>losses).reshape(shape)
-        if n_dims == 1:
-            loss = losses[()]
-    elif mean:
-        loss = _scalar(loss_sum / weight_sum if weight_sum > 0 else float("nan"), kind)
-    else:
-        loss = _scalar(loss_sum, kind)
-    return (loss, result) if with_grad else loss
+
+cdef tuple _row_shape(cnp.ndarray logits, int class_axis):
+    shape = (<object>logits).shape
+    return shape[:class_axis] + shape[class_axis + 1:]
 
 
-cdef object _shape_message(object logits, object targets):
-    return (f"targets must have shape {logits.shape[:logits.ndim - 1]} (the rows of logits {logits.shape}), "
-            f"got {targets.shape}")
+cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int loss_kind,
+                                   object ignore_index):
+    """Floats of the logits' shape, in the logits' dtype."""
+    if not cnp.PyArray_SAMESHAPE(targets, logits):
+        raise TypeError("targets must be integers (class indices), or probabilities of the logits' "
+                        f"shape {(<object>logits).shape}, got {_kind_name(targets)} and shape "
+                        f"{(<object>targets).shape}")
+    if loss_kind != FASTCE_CROSS_ENTROPY and loss_kind != FASTCE_POLY1:
+        raise ValueError("targets must be class indices: this loss is a function of one class's "
+                         "probability")
+    if ignore_index is not None and check_index(ignore_index, "ignore_index") != -100:
+        raise ValueError(f"ignore_index is {ignore_index}, but targets are probabilities, which have "
+                         "no index to ignore; use where or sample_weight")
+    return (<object>targets).astype(logits.dtype, copy=False)
+
+
+cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):
+    """Factors of the rows' gradients: a number, or for reduction 'none' an array of the rows' shape."""
+    try:
+        array = np.asarray(upstream)
+    except ValueError as error:
+        raise ValueError(f"upstream must be a number or an array: {error}") from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"upstream must be real numbers, got {_kind_name(array)}")
+    if array.ndim and not each:
+        raise ValueError("upstream must be a number unless reduction is 'none', got an array of "
+                         f"shape {array.shape}")
+    if array.ndim and array.shape != shape:
+        raise ValueError(f"upstream must be a number or of shape {shape}, got {array.shape}")
+    return np.array(array, dtype=np.float64, order="C")
+
+
+cdef tuple _as_where(object where, cnp.ndarray logits, int class_axis):
+    """(where, keep_row): the mask as it came, of rows or of classes, and the rows that it keeps."""
+    try:
+        array = np.asarray(where)
+    except ValueError as error:
+        raise ValueError(f"where must be an array of bools: {error}") from None
+    if array.dtype.kind != "b":
+        raise TypeError(f"where must be bools, got {_kind_name(array)}")
+    shape = (<object>logits).shape
+    row_shape = _row_shape(logits, class_axis)
+    if array.shape == shape:
+        return array, np.ascontiguousarray(array.any(axis=class_axis))
+    if array.shape == row_shape:
+        return array, np.ascontiguousarray(array).reshape(row_shape)
+    raise ValueError(f"where must have the shape of the rows {row_shape} or of the logits {shape}, "
+                     f"got {array.shape}")
 
 
 cdef int _set_ignore_index(fastce_call *call, object ignore_index) except -1:

@@ -1,0 +1,49 @@
+/* What options do to logits before the maximum is taken, in the cache, a vector at a time: masks,
+ * scale and cap, and the dense part of the target distribution.  Plain calls do not come here. */
+#ifndef FASTCE_PREPARE_H
+#define FASTCE_PREPARE_H
+
+#include "targets.h"
+
+#define HIDDEN (-(real)__builtin_inf())
+
+/* Whether logits are changed; whether the targets have a dense part (see epilogue.h). */
+INLINE int is_transformed(const fastce_call *call)
+{
+    return call->where.data || call->logit_scale != 1 || call->softcap != 0;
+}
+
+INLINE int is_dense(const fastce_call *call)
+{
+    return call->probabilities.data || call->smoothing != 0;
+}
+
+/* A vector of logits made into what the softmax sees; chain gets d z / d x without the scale. */
+INLINE vreal prepare_logits(const fastce_call *call, vreal x, vreal *chain)
+{
+    /* -inf stays -inf: the scale is positive */
+    vreal z = call->logit_scale != 1 ? x * (real)call->logit_scale : x;
+    *chain = splat(1);
+    if (call->softcap != 0) z = cap_logits(z, splat((real)call->softcap), chain);
+    return z;
+}
+
+/* q for logits z: class_weight * ((1 - smoothing) * probability + spread), where spread, smoothing
+ * over the number of classes left, goes to those alone.  Mass given to a hidden class stays there. */
+INLINE vreal dense_part(const fastce_call *call, vreal z, vreal probability, vreal spread,
+                        vreal class_weight)
+{
+    const vreal left = (vreal)((vinteger)spread & (z > splat(HIDDEN)));
+    return class_weight * (probability * (real)(1 - call->smoothing) + left);
+}
+
+/* Adds q to mass and q (max - z) to gap, for one part of each vector. */
+INLINE void add_gap(vreal q, vreal z, vdouble max, int part, vdouble *mass, vdouble *gap)
+{
+    const vdouble wide_q = widen(q, part);
+    const vdouble distance = (max - widen(z, part)) * wide_q;
+    *mass += wide_q;
+    *gap += (vdouble)((vlong)distance & (wide_q != 0)); /* 0 * inf = 0 */
+}
+
+#endif
