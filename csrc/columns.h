@@ -182,15 +182,18 @@ INLINE void column_dense(const fastce_call *call, real (*tile)[TILE], const opti
 {
     for (int w = 0; w < WIDE; w++) {
         const ptrdiff_t lane = i + w * DOUBLES;
-        vdouble mass = splat_double(0), gap = splat_double(0), overlap = splat_double(0);
+        wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
+        vdouble overlap = splat_double(0);
         for (ptrdiff_t j = 0; j < call->n_classes; j++) {
             const vreal q = *(const vreal *)(more->dense[j] + i);
             add_gap(q, *(const vreal *)(more->logits[j] + i), doubles_at(rows->max, lane), w,
                     &mass, &gap);
             overlap += widen(q, w) * widen(*(const vreal *)(tile[j] + i), w);
         }
-        *(vdouble *)(rows->mass + lane) = mass;
-        *(vdouble *)(rows->gap + lane) = gap;
+        for (int l = 0; l < DOUBLES; l++) {
+            rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
+            rows->gap[lane + l] = result(gap.sum[l], gap.lost[l]);
+        }
         *(vdouble *)(rows->overlap + lane) = overlap;
     }
 }
@@ -254,6 +257,33 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
     }
 }
 
+/* log_softmax and evaluate of n rows: as in rows.h, write_log_softmax and evaluate_row. */
+static void log_softmax_tile(real (*tile)[TILE], const option_tiles *more, ptrdiff_t n_classes,
+                             ptrdiff_t n, const row_tile *rows)
+{
+    for (ptrdiff_t j = 0; j < n_classes; j++)
+        for (ptrdiff_t i = 0; i < n; i++)
+            tile[j][i] = (real)(((double)more->logits[j][i] - rows->max[i]) - rows->scale[i]);
+}
+
+static void evaluate_tile(const fastce_call *call, real (*tile)[TILE], const option_tiles *more,
+                          ptrdiff_t n, const int64_t *targets, const row_tile *rows,
+                          fastce_row_stats *stats)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        real x[FEW_CLASSES], terms[FEW_CLASSES];
+        row_tile row;
+        const row_input input = {.x = x, .target = targets[i]};
+        stats[i] = (fastce_row_stats){.rank = -1};
+        if (targets[i] < 0) continue;
+        for (ptrdiff_t j = 0; j < call->n_classes; j++)
+            x[j] = more->logits[j][i], terms[j] = tile[j][i];
+        row.max[0] = rows->max[i], row.top[0] = rows->top[i], row.others[0] = rows->others[i];
+        row.loss[0] = rows->loss[i];
+        evaluate_row(call, &input, terms, &row, stats + i);
+    }
+}
+
 /* n rows of a run from row first on, at most TILE. */
 static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
                      ptrdiff_t n_ahead, real (*tile)[TILE], row_tile *rows, option_tiles *more)
@@ -292,8 +322,11 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
                 rows->cross[i] = 0;
             }
     for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
+    for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
+        if (rows->max[i] - rows->max[i] != 0)
+            rows->loss[i] = infinite_logsumexp(rows->max[i], more->logits[0] + i, TILE, n_classes);
     for (ptrdiff_t i = 0; i < n; i++)
-        if (is_tiny(rows->factor[i])) {
+        if (call->loss < FASTCE_SOFTMAX && is_tiny(rows->factor[i])) {
             for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] *= (real)(1 / TWO_TO_BIAS);
             rows->factor[i] *= TWO_TO_BIAS;
             rows->cross[i] *= TWO_TO_BIAS;
@@ -303,9 +336,13 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
     if (call->losses)
         for (ptrdiff_t i = 0; i < n; i++)
             ((real *)call->losses)[run->first + first + i] = (real)rows->loss[i];
+    if (call->row_stats)
+        evaluate_tile(call, tile, more, n, targets, rows, call->row_stats + run->first + first);
     if (!call->grad.data) return;
 
-    if (more) {
+    if (call->loss == FASTCE_LOG_SOFTMAX) {
+        log_softmax_tile(tile, more, n_classes, n, rows);
+    } else if (more) {
         for (ptrdiff_t i = 0; i < padded; i += LANES)
             column_options(call, tile, more, i, targets, rows);
         if (call->hess.data)
@@ -316,7 +353,8 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             for (ptrdiff_t j = 0; j < n_classes; j++) *(vreal *)(tile[j] + i) *= factor;
         }
         for (ptrdiff_t i = 0; i < n; i++)
-            if (targets[i] >= 0) tile[targets[i]][i] = (real)rows->target_grad[i];
+            if (targets[i] >= 0 && call->loss != FASTCE_SOFTMAX)
+                tile[targets[i]][i] = (real)rows->target_grad[i];
     }
     store_tile(&run->grad, call->out_elem, first, n, n_classes, tile);
 }

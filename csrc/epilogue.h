@@ -77,8 +77,27 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble rest, vd
     }
 }
 
+/* The same for what has no targets: factor makes terms probabilities, scale is log(total / top). */
+static void primitive_epilogue(row_tile *rows, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
+        const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
+        const vdouble others = doubles_at(rows->others, i) + (max - max); /* +-inf: NaN */
+        const vdouble inverse = 1.0 / (top + others);
+        const vdouble log_sum = log1p_double(others / top, top * inverse);
+        *(vdouble *)(rows->factor + i) = inverse;
+        *(vdouble *)(rows->scale + i) = log_sum;
+        *(vdouble *)(rows->loss + i) = max + log_sum;
+    }
+}
+
 static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 {
+    if (call->loss == FASTCE_SOFTMAX || call->loss == FASTCE_LOG_SOFTMAX
+        || call->loss == FASTCE_LOGSUMEXP) {
+        primitive_epilogue(rows, n);
+        return;
+    }
     const int dense = call->probabilities.data || call->smoothing != 0;
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble max = doubles_at(rows->max, i);
@@ -94,7 +113,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         const vdouble inverse = 1.0 / (top + others);
         const vdouble log_sum = log1p_double(others / top, top * inverse);
         vdouble value = (max - target_logit) + log_sum, slope = splat_double(1);
-        if (call->loss != FASTCE_CROSS_ENTROPY)
+        if (call->loss != FASTCE_CROSS_ENTROPY && call->loss != FASTCE_EVALUATE)
             value = robust_loss(call, value, rest * inverse, &slope);
         const vlong nothing = (weight == 0) & (value == __builtin_inf()); /* 0 * -inf = 0 */
         vdouble loss = (vdouble)((vlong)(weight * value) & ~nothing);

@@ -105,7 +105,7 @@ INLINE vreal cap_logits(vreal x, vreal softcap, vreal *derivative)
     const vreal um1 = select_real(d > splat((real)-0.34), expm1_reduced(d), u - (real)1);
     const vreal up1 = um1 + (real)2;
     const vreal t = (vreal)((vinteger)(-um1 / up1) | ((vinteger)y & sign));
-    *derivative = ((um1 + (real)1) * (real)4) / (up1 * up1);
+    *derivative = u * (real)4 / (up1 * up1);
     return select_real(hidden, x, t * softcap);
 }
 

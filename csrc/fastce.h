@@ -26,6 +26,16 @@ typedef struct {
 /* What is lost per row, as a function of p, the target's probability: see epilogue.h. */
 enum { FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1 };
 
+/* What else the same passes give.  The first three have no targets and write to grad (logsumexp: to
+ * losses); evaluate writes row_stats. */
+enum { FASTCE_SOFTMAX = 16, FASTCE_LOG_SOFTMAX, FASTCE_LOGSUMEXP, FASTCE_EVALUATE };
+
+/* How a row was predicted.  rank: the classes before the target, by logit and then by number. */
+typedef struct {
+    double loss, entropy, confidence;
+    int64_t rank; /* -1: the row is not there */
+} fastce_row_stats;
+
 /* One call of a loss.  Rows are numbered 0 .. n_rows - 1 in the order of the row axes. */
 typedef struct fastce_call {
     ptrdiff_t n_rows, n_classes;
@@ -42,11 +52,12 @@ typedef struct fastce_call {
     const double *sample_weight, *upstream; /* [n_rows]; NULL: ones */
     const double *class_weight;             /* [n_classes]; NULL: ones */
     void *losses; /* [n_rows], double for double logits, else float; NULL: only the sum is wanted */
+    fastce_row_stats *row_stats; /* [n_rows]; evaluate only */
     int out_elem, target_kind;
     int has_ignore_index;
     int64_t ignore_index;
 
-    int loss;        /* FASTCE_CROSS_ENTROPY, ... */
+    int loss;           /* FASTCE_CROSS_ENTROPY, ... */
     double alpha, beta; /* its parameters: see epilogue.h */
     double smoothing, logit_scale, z_loss;
     double softcap;    /* 0: none */

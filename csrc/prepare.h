@@ -37,13 +37,22 @@ INLINE vreal dense_part(const fastce_call *call, vreal z, vreal probability, vre
     return class_weight * (probability * (real)(1 - call->smoothing) + left);
 }
 
+/* Whether a tile keeps its logits beside its terms, and rows are not written while the next is read. */
+INLINE int is_plain(const fastce_call *call)
+{
+    return !(is_transformed(call) || is_dense(call) || call->hess.data
+             || call->loss == FASTCE_LOG_SOFTMAX || call->loss == FASTCE_LOGSUMEXP
+             || call->loss == FASTCE_EVALUATE);
+}
+
 /* Adds q to mass and q (max - z) to gap, for one part of each vector. */
-INLINE void add_gap(vreal q, vreal z, vdouble max, int part, vdouble *mass, vdouble *gap)
+INLINE void add_gap(vreal q, vreal z, vdouble max, int part, wide_exact_sum *mass,
+                    wide_exact_sum *gap)
 {
     const vdouble wide_q = widen(q, part);
     const vdouble distance = (max - widen(z, part)) * wide_q;
-    *mass += wide_q;
-    *gap += (vdouble)((vlong)distance & (wide_q != 0)); /* 0 * inf = 0 */
+    add_wide(mass, wide_q);
+    add_wide(gap, (vdouble)((vlong)distance & (wide_q != 0))); /* 0 * inf = 0 */
 }
 
 #endif

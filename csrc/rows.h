@@ -138,7 +138,8 @@ INLINE ptrdiff_t find(const real *block, real x)
 /* Whether a row's terms are read again after its sum is known. */
 INLINE int needs_terms(const fastce_call *call)
 {
-    return call->grad.data || (call->loss == FASTCE_POLY1 && is_dense(call));
+    return (call->grad.data && call->loss != FASTCE_LOG_SOFTMAX) || call->loss == FASTCE_EVALUATE
+           || (call->loss == FASTCE_POLY1 && is_dense(call));
 }
 
 /* Bytes of one row of scratch. */
@@ -210,7 +211,7 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
     const int keep_terms = scratch->terms != NULL;
     const int transformed = is_transformed(call), dense = is_dense(call);
     real *terms = scratch->terms;
-    vdouble mass = splat_double(0), gap = splat_double(0);
+    wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
     _Alignas(64) real block[BLOCK];
     reference ref = {0, 0};
     vreference vref = spread(splat(0), splat(0));
@@ -250,7 +251,8 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
                             *(vreal *)(terms + j) *= (real)change;
                 }
             }
-            if (max > -__builtin_inf()) gap += mass * (block_max - max);
+            if (dense && max > -__builtin_inf())
+                add_wide(&gap, (mass.sum + mass.lost) * (block_max - max));
             extra += top;
             max = block_max;
             top = exact_term(max, 0, &ref);
@@ -287,8 +289,8 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
         row->target_term[0] = terms[target];
     else if (call->loss != FASTCE_CROSS_ENTROPY)
         row->target_term[0] = exact_term(target_logit, 0, &ref);
-    row->mass[0] = sum_of_lanes(mass);
-    row->gap[0] = sum_of_lanes(gap);
+    row->mass[0] = total_of(&mass);
+    row->gap[0] = total_of(&gap);
 }
 
 /* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options
@@ -351,6 +353,39 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     }
 }
 
+/* (x - max) - log_sum in double, rounded once: at the top class the loss itself. */
+static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile *row, elem *out)
+{
+    const double max = row->max[0], log_sum = row->scale[0];
+    for (ptrdiff_t j = 0; j < n_classes; j++) out[j] = (elem)(((double)x[j] - max) - log_sum);
+}
+
+/* logsumexp of a row whose maximum is max = +-inf: max, unless the row holds NaN. */
+static double infinite_logsumexp(double max, const elem *x, ptrdiff_t stride, ptrdiff_t n_classes)
+{
+    for (ptrdiff_t j = 0; j < n_classes; j++)
+        if (x[j * stride] != x[j * stride]) return __builtin_nan("");
+    return max;
+}
+
+/* How a row was predicted; its entropy is log_sum + sum of p_j (max - x_j). */
+static void evaluate_row(const fastce_call *call, const row_input *input, const real *terms,
+                         const row_tile *row, fastce_row_stats *stats)
+{
+    const elem *x = input->x, at_target = x[input->target];
+    const double total = row->top[0] + row->others[0];
+    ptrdiff_t before = 0;
+    double spread = 0;
+    for (ptrdiff_t j = 0; j < call->n_classes; j++) {
+        before += (x[j] > at_target) | ((x[j] == at_target) & (j < input->target));
+        spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x[j]) : 0;
+    }
+    const vdouble log_sum = log1p_double(splat_double(row->others[0] / row->top[0]),
+                                         splat_double(row->top[0] / total));
+    *stats = (fastce_row_stats){row->loss[0], log_sum[0] + spread / total, row->top[0] / total,
+                                before};
+}
+
 /* A thread's work on rows of many classes. */
 typedef struct {
     row_scratch scratch;
@@ -358,11 +393,6 @@ typedef struct {
     row_tile tile;
     exact_sum sum;
 } row_worker;
-
-INLINE int is_plain(const fastce_call *call)
-{
-    return !(is_transformed(call) || is_dense(call) || call->hess.data);
-}
 
 static void start_worker(const fastce_call *call, int thread, row_worker *worker)
 {
@@ -384,7 +414,9 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
     row_input input = {.x = x, .next_x = next_x, .probabilities = probabilities, .top_at = -1};
     const size_t row_bytes = (size_t)call->n_classes * sizeof(elem);
     const int there = read_rows(call, run, i, 1, &input.target, tile);
+    fastce_row_stats *stats = call->row_stats ? call->row_stats + run->first + i : NULL;
     if (!there) {
+        if (stats) *stats = (fastce_row_stats){.rank = -1};
         if (grad) memset(grad, 0, row_bytes);
         if (hess) memset(hess, 0, row_bytes);
         tile->loss[0] = 0;
@@ -407,7 +439,7 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
             tile->overlap[0] = sum_of_lanes(overlap.sum + overlap.lost);
         }
         epilogue(call, tile, 1);
-        if (grad && is_tiny(tile->factor[0])) {
+        if (grad && call->loss < FASTCE_SOFTMAX && is_tiny(tile->factor[0])) {
             for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
                 *(vreal *)(worker->scratch.terms + j) *= (real)(1 / TWO_TO_BIAS);
             tile->factor[0] *= TWO_TO_BIAS;
@@ -415,12 +447,19 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
             tile->top[0] /= TWO_TO_BIAS;
             tile->others[0] /= TWO_TO_BIAS;
         }
-        if (!is_plain(call)) {
+        if (call->loss == FASTCE_LOGSUMEXP && tile->max[0] - tile->max[0] != 0)
+            tile->loss[0] = infinite_logsumexp(tile->max[0], x, 1, call->n_classes);
+        if (call->loss == FASTCE_LOG_SOFTMAX) {
+            write_log_softmax(x, call->n_classes, tile, grad);
+        } else if (stats) {
+            evaluate_row(call, &input, worker->scratch.terms, tile, stats);
+        } else if (!is_plain(call)) {
             if (grad) write_row(call, &input, &worker->scratch, tile, grad, hess);
         } else if (grad) {
             const double factor = tile->factor[0];
-            worker->scratch.terms[input.target]
-                = factor == 0 ? 0 : (real)(tile->target_grad[0] / factor);
+            if (call->loss != FASTCE_SOFTMAX)
+                worker->scratch.terms[input.target]
+                    = factor == 0 ? 0 : (real)(tile->target_grad[0] / factor);
             worker->pending.factor = (real)factor;
             worker->pending.grad = grad;
             if (worker->pending.stream)

@@ -17,6 +17,8 @@ from fastce._cross_entropy import (
     cross_entropy_with_grad,
     cross_entropy_with_grad_hess,
 )
+from fastce._evaluate import Evaluation, evaluate
+from fastce._primitives import log_softmax, logsumexp, softmax
 from fastce._robust import (
     focal_loss,
     focal_loss_with_grad,
@@ -32,18 +34,23 @@ from fastce._threads import get_num_threads, set_num_threads, threads
 __version__ = _version("fastce")
 
 __all__ = [
+    "Evaluation",
     "cross_entropy",
     "cross_entropy_with_grad",
     "cross_entropy_with_grad_hess",
+    "evaluate",
     "focal_loss",
     "focal_loss_with_grad",
     "generalized_cross_entropy",
     "generalized_cross_entropy_with_grad",
     "get_num_threads",
+    "log_softmax",
+    "logsumexp",
     "poly1_loss",
     "poly1_loss_with_grad",
     "set_num_threads",
     "show_config",
+    "softmax",
     "symmetric_cross_entropy",
     "symmetric_cross_entropy_with_grad",
     "threads",

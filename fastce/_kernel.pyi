@@ -7,6 +7,9 @@ FOCAL: int
 GENERALIZED: int
 SYMMETRIC: int
 POLY1: int
+SOFTMAX: int
+LOG_SOFTMAX: int
+LOGSUMEXP: int
 
 def isas(compiled: bool = False) -> tuple[str, ...]: ...
 def isa() -> str: ...
@@ -19,6 +22,7 @@ def check_threads(n_threads: int, name: str = "n_threads") -> int: ...
 def set_num_threads(n_threads: int) -> None: ...
 def get_num_threads() -> int: ...
 def check_number(value: float, name: str, low: float, low_fits: bool, high: float) -> float: ...
+def check_weights(weights: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[Any]: ...
 def softmax_loss(
     loss_kind: int,
     alpha: float,
@@ -42,6 +46,20 @@ def softmax_loss(
     upstream: ArrayLike | None,
     n_threads: int | None,
 ) -> Any: ...
+def softmax(
+    kind_of_output: int,
+    logits: ArrayLike,
+    axis: int,
+    out: NDArray[Any] | None,
+    n_threads: int | None,
+) -> Any: ...
+def evaluate(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    axis: int,
+    ignore_index: int | None,
+    n_threads: int | None,
+) -> NDArray[Any]: ...
 def adam_step(
     params: NDArray[Any],
     grad: NDArray[Any],

@@ -25,6 +25,8 @@ cdef extern from "fastce.h" nogil:
         char *data
         ptrdiff_t class_stride, row_stride
         const ptrdiff_t *outer_strides
+    ctypedef struct fastce_row_stats:
+        pass
     ctypedef struct fastce_call:
         ptrdiff_t n_rows, n_classes, run_length, n_chunks
         int n_outer
@@ -35,6 +37,7 @@ cdef extern from "fastce.h" nogil:
         const double *upstream
         const double *class_weight
         void *losses
+        fastce_row_stats *row_stats
         int out_elem, target_kind, has_ignore_index
         int64_t ignore_index
         int loss
@@ -58,6 +61,7 @@ cdef extern from "fastce.h" nogil:
     enum:
         FASTCE_F32, FASTCE_F64
         FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1
+        FASTCE_SOFTMAX, FASTCE_LOG_SOFTMAX, FASTCE_LOGSUMEXP, FASTCE_EVALUATE
         FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64
         FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64
 
@@ -75,6 +79,9 @@ FOCAL = FASTCE_FOCAL
 GENERALIZED = FASTCE_GENERALIZED
 SYMMETRIC = FASTCE_SYMMETRIC
 POLY1 = FASTCE_POLY1
+SOFTMAX = FASTCE_SOFTMAX
+LOG_SOFTMAX = FASTCE_LOG_SOFTMAX
+LOGSUMEXP = FASTCE_LOGSUMEXP
 
 cdef const fastce_isa *_isa = NULL
 cdef int _n_threads = 1
@@ -238,6 +245,10 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
         place = ", ".join(str(i) for i in at)
         raise ValueError(f"{name}[{place}] is {array[at]}, expected a finite number, 0 or more")
     return array
+
+
+def check_weights(weights, name, shape):
+    return _as_weights(weights, name, shape)
 
 
 cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
@@ -406,9 +417,8 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     cdef cnp.ndarray y = _as_targets(targets)
     cdef cnp.ndarray grad = None, hess = None, losses = None, weights
     cdef int n_dims = cnp.PyArray_NDIM(x), kind = cnp.PyArray_TYPE(x), threads, i, k, class_axis
-    cdef int failed
     cdef bint mean, each, soft, empty
-    cdef ptrdiff_t n_there = 0, wrong, elements
+    cdef ptrdiff_t n_there = 0, wrong
     cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
     cdef object kept = []  # arrays that call points into
 
@@ -444,17 +454,8 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
             raise ValueError(f"normalizer replaces the mean's divisor; reduction is {reduction!r}")
 
     # -- logits and targets
-    if n_dims == 0:
-        raise ValueError("logits must have a class axis, got shape ()")
-    class_axis = n_dims - 1
-    if not (type(axis) is int and axis == -1):
-        axis = check_index(axis, "axis")
-        if not -n_dims <= axis < n_dims:
-            raise ValueError(f"axis is {axis}, out of range for logits of shape {(<object>x).shape}")
-        class_axis = axis % n_dims
+    class_axis = _class_axis(axis, x)
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
-    if call.n_classes == 0:
-        raise ValueError(f"logits must have at least one class, got shape {(<object>x).shape}")
     soft = cnp.PyArray_ISFLOAT(y)
     if soft:
         y = _as_probabilities(y, x, loss_kind, ignore_index)
@@ -545,17 +546,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
             (<object>hess)[...] = 0
         loss = _scalar(0, kind)
     else:
-        call.kernels.plan(&call)
-        elements = call.n_rows * (call.n_classes + 16)  # a row costs about as much as 16 elements
-        if threads > elements / ELEMENTS_PER_THREAD:
-            threads = <int>(elements / ELEMENTS_PER_THREAD)
-        if elements < ELEMENTS_WITH_GIL:
-            failed = fastce_run(&call, 1, &loss_sum)
-        else:
-            with nogil:
-                failed = fastce_run(&call, threads, &loss_sum)
-        if failed:
-            raise MemoryError("no memory for one row of terms per thread")
+        loss_sum = _run(&call, threads)
         if each:
             loss = losses[()] if n_dims == 1 else losses
         elif mean:
@@ -565,6 +556,105 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     if n_outputs == 1:
         return loss
     return (loss, grad) if n_outputs == 2 else (loss, grad, hess)
+
+
+cdef double _run(fastce_call *call, int threads) except? -1:
+    """The sum of the losses, on as many threads as the work is worth."""
+    cdef ptrdiff_t elements = call.n_rows * (call.n_classes + 16)  # a row costs as much as 16 elements
+    cdef double loss_sum = 0
+    cdef int failed
+    call.kernels.plan(call)
+    if threads > elements / ELEMENTS_PER_THREAD:
+        threads = <int>(elements / ELEMENTS_PER_THREAD)
+    if elements < ELEMENTS_WITH_GIL:
+        failed = fastce_run(call, 1, &loss_sum)
+    else:
+        with nogil:
+            failed = fastce_run(call, threads, &loss_sum)
+    if failed:
+        raise MemoryError("no memory for one row of terms per thread")
+    return loss_sum
+
+
+cdef int _class_axis(object axis, cnp.ndarray logits) except -1:
+    cdef int n_dims = cnp.PyArray_NDIM(logits), class_axis = n_dims - 1
+    if n_dims == 0:
+        raise ValueError("logits must have a class axis, got shape ()")
+    if not (type(axis) is int and axis == -1):
+        axis = check_index(axis, "axis")
+        if not -n_dims <= axis < n_dims:
+            raise ValueError(f"axis is {axis}, out of range for logits of shape "
+                             f"{(<object>logits).shape}")
+        class_axis = axis % n_dims
+    if cnp.PyArray_DIM(logits, class_axis) == 0:
+        raise ValueError(f"logits must have at least one class, got shape {(<object>logits).shape}")
+    return class_axis
+
+
+def softmax(int kind_of_output, logits, axis, out, n_threads):
+    """softmax or log_softmax (an array of the logits' shape), or logsumexp (of the rows')."""
+    cdef fastce_call call
+    cdef _rows rows
+    cdef PyObject *arrays[N_ARRAYS]
+    cdef cnp.ndarray x = _as_logits(logits), result
+    cdef int kind = cnp.PyArray_TYPE(x), class_axis = _class_axis(axis, x)
+    cdef int threads = _n_threads if n_threads is None else check_threads(n_threads)
+    memset(&call, 0, sizeof(call))
+    memset(arrays, 0, sizeof(arrays))
+    arrays[LOGITS] = <PyObject *>x
+    call.out_elem = FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32
+    if kind_of_output == FASTCE_LOGSUMEXP:
+        result = np.empty(_row_shape(x, class_axis), (<object>x).dtype)
+        call.losses = cnp.PyArray_DATA(result)
+    else:
+        result = _empty_like(x, kind) if out is None else _check_out(out, x)
+        call.out_elem = FASTCE_F64 if cnp.PyArray_TYPE(result) == cnp.NPY_FLOAT64 else FASTCE_F32
+        arrays[GRAD] = <PyObject *>result
+    call.loss = kind_of_output
+    call.logit_scale = 1
+    call.n_classes = cnp.PyArray_DIM(x, class_axis)
+    call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
+    _set_rows(&call, &rows, arrays, class_axis)
+    _run(&call, threads)
+    return result if cnp.PyArray_NDIM(result) else (<object>result)[()]
+
+
+def evaluate(logits, targets, axis, ignore_index, n_threads):
+    """For each row (loss, entropy, confidence, rank) as in csrc/fastce.h, rank -1 where the row is
+    not there: a structured array of shape (n_rows,)."""
+    cdef fastce_call call
+    cdef _rows rows
+    cdef PyObject *arrays[N_ARRAYS]
+    cdef cnp.ndarray x = _as_logits(logits), y = _as_targets(targets), stats
+    cdef int kind = cnp.PyArray_TYPE(x), class_axis = _class_axis(axis, x)
+    cdef int threads = _n_threads if n_threads is None else check_threads(n_threads)
+    cdef ptrdiff_t n_there = 0, wrong
+    cdef double weight_sum = 0
+    memset(&call, 0, sizeof(call))
+    memset(arrays, 0, sizeof(arrays))
+    if not cnp.PyArray_ISINTEGER(y):
+        raise TypeError(f"targets must be integers (class indices), got {_kind_name(y)}")
+    if (<object>y).shape != _row_shape(x, class_axis):
+        raise ValueError(f"targets must have shape {_row_shape(x, class_axis)} (the rows of logits "
+                         f"{(<object>x).shape}), got {(<object>y).shape}")
+    if ignore_index is not None:
+        _set_ignore_index(&call, ignore_index)
+    arrays[LOGITS] = <PyObject *>x
+    arrays[TARGETS] = <PyObject *>y
+    call.target_kind = _target_kind(y)
+    call.loss = FASTCE_EVALUATE
+    call.logit_scale = 1
+    call.n_classes = cnp.PyArray_DIM(x, class_axis)
+    call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
+    _set_rows(&call, &rows, arrays, class_axis)
+    wrong = call.kernels.check_targets(&call, &n_there, &weight_sum)
+    if wrong >= 0:
+        raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
+    stats = np.empty(call.n_rows, [("loss", "f8"), ("entropy", "f8"), ("confidence", "f8"),
+                                   ("rank", "i8")])
+    call.row_stats = <fastce_row_stats *>cnp.PyArray_DATA(stats)
+    _run(&call, threads)
+    return stats
 
 
 cdef tuple _row_shape(cnp.ndarray logits, int class_axis):

@@ -1,0 +1,118 @@
+"""softmax, log_softmax and logsumexp: signatures and what they promise."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastce import _kernel
+
+
+def softmax(
+    logits: ArrayLike,
+    *,
+    axis: int = -1,
+    out: NDArray[Any] | None = None,
+    n_threads: int | None = None,
+) -> NDArray[Any]:
+    """Softmax along an axis: ``exp(x) / sum(exp(x))``, without overflow.
+
+    Parameters
+    ----------
+    logits : array with a class axis
+        float32 or float64, any strides; integers and lists become float64. ``-inf`` gives 0; a row
+        of nothing but ``-inf``, or with NaN or ``+inf``, is NaN.
+    axis : int, default -1
+        The class axis.
+    out : array of the logits' shape, optional
+        The buffer for the result, float32 or float64; may be `logits` itself.
+    n_threads : int, optional
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    array of the logits' shape and dtype, or `out`
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; nothing has been written then.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> print(fastce.softmax([0.0, 0.0, 0.0, 0.0]))
+    [0.25 0.25 0.25 0.25]
+    """
+    result: NDArray[Any] = _kernel.softmax(_kernel.SOFTMAX, logits, axis, out, n_threads)
+    return result
+
+
+def log_softmax(
+    logits: ArrayLike,
+    *,
+    axis: int = -1,
+    out: NDArray[Any] | None = None,
+    n_threads: int | None = None,
+) -> NDArray[Any]:
+    """Logarithm of the softmax along an axis: ``(x - max) - log1p(sum of the other exponentials)``.
+
+    In this form the likeliest class keeps its last bits, where subtracting ``logsumexp`` leaves 0.
+
+    Parameters
+    ----------
+    logits, axis, out, n_threads
+        As in `softmax`. ``-inf`` gives ``-inf``.
+
+    Returns
+    -------
+    array of the logits' shape and dtype, or `out`
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; nothing has been written then.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> print(f"{fastce.log_softmax([40.0, 0.0])[0]:.4e}")
+    -4.2484e-18
+    """
+    result: NDArray[Any] = _kernel.softmax(_kernel.LOG_SOFTMAX, logits, axis, out, n_threads)
+    return result
+
+
+def logsumexp(
+    logits: ArrayLike,
+    *,
+    axis: int = -1,
+    keepdims: bool = False,
+    n_threads: int | None = None,
+) -> Any:
+    """Logarithm of the sum of exponentials along an axis: ``max + log1p(sum of the others)``.
+
+    Parameters
+    ----------
+    logits, axis, n_threads
+        As in `softmax`. A row of nothing but ``-inf`` gives ``-inf``, one with ``+inf`` ``+inf``.
+    keepdims : bool, default False
+        Whether the axis stays, with length 1.
+
+    Returns
+    -------
+    array of the rows' shape (with `keepdims`, of the logits' number of axes)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> print(f"{fastce.logsumexp([1000.0, 1000.0]):.4f}")
+    1000.6931
+    """
+    result = _kernel.softmax(_kernel.LOGSUMEXP, logits, axis, None, n_threads)
+    return np.expand_dims(result, axis) if keepdims else result
