@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
-        "--data", metavar="DIR", help="the four IDX files (an embedded subset of MNIST)"
+        "--data", metavar="DIR", help="the four IDX files; without it, the embedded subset"
     )
     group.add_argument(
         "--download",

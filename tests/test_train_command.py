@@ -252,6 +252,19 @@ def test_a_full_disk_is_named(tmp_path, data, refused, monkeypatch):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize(("most", "name"), [(2000, "checkpoint.npz"), (12_000, "metrics.jsonl")])
+def test_a_file_that_cannot_grow_is_named(tmp_path, data, python, most, name):
+    """A line is four times an epoch's numbers in the checkpoint: the metrics outgrow it."""
+    pytest.importorskip("resource")
+    argv = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--hidden", "8"]
+    process = python(
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
+        f"from fastce.cli import main; sys.exit(main({argv} + ['--epochs', '500']))"
+    )
+    assert process.returncode == 2
+    assert process.stderr == f"fastce train: {tmp_path / 'run' / name}: File too large\n"
+
+
 def test_evaluate_names_the_file(tmp_path, data, rng, run, refused):
     model = tmp_path / "run" / "model.npz"
     refused("model.npz: No such file", "evaluate", model)

@@ -199,8 +199,11 @@ def train(
             raise ValueError(f"--lr: {lr} is too large: no finite loss in epoch {number}") from None
         history.append(epoch)
         _save_checkpoint(checkpoint, settings, classifier, history)
-        with open(metrics, "a", encoding="ascii") as lines:
-            lines.write(_metrics_line(number, epoch))
+        try:
+            with open(metrics, "a", encoding="ascii") as lines:
+                lines.write(_metrics_line(number, epoch))
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(metrics)) from None
         say(
             f"{title} loss {loss:.4f}, test loss {epoch.test_loss:.4f}, "
             f"test accuracy {epoch.test_accuracy:.4f}, {seconds:.2f} s"
