@@ -24,7 +24,7 @@ if platform.machine() in ("x86_64", "AMD64"):
         # gcc and clang otherwise stay at 256 bits on AVX-512
         "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     }
-ELEMS = ["f32", "f64"]
+ELEMS = ["f32", "f64", "f16", "bf16"]
 
 # CFLAGS in the environment replaces Python's own flags, so ours are complete without them.  No
 # -ffast-math: it would turn off subnormals for the whole process.  -Wno-psabi: vectors are passed

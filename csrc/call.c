@@ -13,6 +13,18 @@ const char *fastce_compiler(void)
 #endif
 }
 
+/* Neumaier's sum; inf and NaN have no rounding error. */
+static double sum_in_order(const double *terms, ptrdiff_t n)
+{
+    double sum = 0, lost = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double x = terms[i], next = sum + x, part = next - sum;
+        if (next - next == 0) lost += (sum - (next - part)) + (x - part);
+        sum = next;
+    }
+    return sum + lost;
+}
+
 static void run_kernel(void *arg, int thread)
 {
     fastce_call *call = arg;
@@ -36,18 +48,40 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
     if (!failed) {
         atomic_store(&call->next_chunk, 0);
         fastce_parallel(run_kernel, call, n_threads);
-
-        double sum = 0, lost = 0; /* Neumaier's sum; inf and NaN have no rounding error */
-        for (ptrdiff_t i = 0; i < call->n_sums; i++) {
-            const double x = call->sums[i], next = sum + x, part = next - sum;
-            if (next - next == 0) lost += (sum - (next - part)) + (x - part);
-            sum = next;
-        }
-        *loss_sum = sum + lost;
+        *loss_sum = sum_in_order(call->sums, call->n_sums);
     }
     free(sums);
     free(scratch);
     return failed ? -1 : 0;
+}
+
+static void run_check_binary(void *arg, int thread)
+{
+    fastce_binary_call *call = arg;
+    call->kernels->check_binary(call, thread);
+}
+
+static void run_binary(void *arg, int thread)
+{
+    fastce_binary_call *call = arg;
+    call->kernels->binary(call, thread);
+}
+
+int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double *sum)
+{
+    double few_sums[64];
+    void *sums = NULL;
+    call->kernels->plan_binary(call);
+    if ((ptrdiff_t)n_threads > call->n_chunks) n_threads = (int)call->n_chunks;
+    call->sums = few_sums;
+    if (call->n_chunks > 32)
+        call->sums = sums = malloc((size_t)call->n_chunks * 2 * sizeof(double));
+    if (!call->sums) return -1;
+    atomic_store(&call->next_chunk, 0);
+    fastce_parallel(check ? run_check_binary : run_binary, call, n_threads);
+    *sum = sum_in_order(call->sums, 2 * call->n_chunks);
+    free(sums);
+    return 0;
 }
 
 typedef struct {

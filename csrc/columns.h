@@ -37,7 +37,7 @@ INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, real (*tile)[TILE])
             if (width == LANES || l * n_classes + j + LANES <= LANES * n_classes) {
                 store(to, v[l]);
             } else {
-                for (ptrdiff_t k = 0; k < width; k++) to[k] = v[l][k];
+                for (ptrdiff_t k = 0; k < width; k++) put_as(OWN_ELEM, (char *)(to + k), v[l][k]);
             }
         }
     }
@@ -66,7 +66,7 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
     }
     for (; i < n; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++)
-            tile[j][i] = *(const elem *)(source + i * row_stride + j * class_stride);
+            tile[j][i] = get((const elem *)(source + i * row_stride + j * class_stride));
     for (; i % LANES; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
 }
@@ -80,7 +80,7 @@ static void store_tile(const fastce_array *x, int out_elem, ptrdiff_t first, ptr
     if (out_elem != OWN_ELEM) {
         for (; i < n; i++)
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                store_as(out_elem, out + i * row_stride + j * class_stride, tile[j][i]);
+                put_as(out_elem, out + i * row_stride + j * class_stride, tile[j][i]);
     } else if (row_stride == sizeof(elem)) {
         for (; i + LANES <= n; i += LANES)
             for (ptrdiff_t j = 0; j < n_classes; j++)
@@ -91,7 +91,7 @@ static void store_tile(const fastce_array *x, int out_elem, ptrdiff_t first, ptr
     }
     for (; i < n; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++)
-            *(elem *)(out + i * row_stride + j * class_stride) = tile[j][i];
+            put_as(OWN_ELEM, out + i * row_stride + j * class_stride, tile[j][i]);
 }
 
 /* Replaces the logits of LANES rows by their terms and fills the rows' max, top and others. */
@@ -155,8 +155,12 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
             for (ptrdiff_t j = 0; j < n_classes; j++)
                 if (!where[j * run->where.class_stride]) tile[j][i] = HIDDEN;
         }
-    if (run->probabilities.data)
-        load_tile(&run->probabilities, first, n, 0, n_classes, more->dense);
+    for (ptrdiff_t j = 0; run->probabilities.data && j < n_classes; j++)
+        for (ptrdiff_t i = 0; i < padded; i++)
+            more->dense[j][i] = i >= n ? 0
+                                       : *(const real *)(run->probabilities.data
+                                                         + (first + i) * run->probabilities.row_stride
+                                                         + j * run->probabilities.class_stride);
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
         vreal seen = splat(0);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
@@ -271,13 +275,14 @@ static void evaluate_tile(const fastce_call *call, real (*tile)[TILE], const opt
                           fastce_row_stats *stats)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
-        real x[FEW_CLASSES], terms[FEW_CLASSES];
+        elem x[FEW_CLASSES];
+        real terms[FEW_CLASSES];
         row_tile row;
         const row_input input = {.x = x, .target = targets[i]};
         stats[i] = (fastce_row_stats){.rank = -1};
         if (targets[i] < 0) continue;
         for (ptrdiff_t j = 0; j < call->n_classes; j++)
-            x[j] = more->logits[j][i], terms[j] = tile[j][i];
+            put_as(OWN_ELEM, (char *)(x + j), more->logits[j][i]), terms[j] = tile[j][i];
         row.max[0] = rows->max[i], row.top[0] = rows->top[i], row.others[0] = rows->others[i];
         row.loss[0] = rows->loss[i];
         evaluate_row(call, &input, terms, &row, stats + i);
@@ -324,7 +329,11 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
     for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
         if (rows->max[i] - rows->max[i] != 0)
-            rows->loss[i] = infinite_logsumexp(rows->max[i], more->logits[0] + i, TILE, n_classes);
+            for (ptrdiff_t j = 0; j < n_classes; j++) /* as infinite_logsumexp in rows.h */
+                rows->loss[i] = j && rows->loss[i] != rows->loss[i] ? rows->loss[i]
+                                : more->logits[j][i] != more->logits[j][i]
+                                    ? (double)more->logits[j][i]
+                                    : rows->max[i];
     for (ptrdiff_t i = 0; i < n; i++)
         if (call->loss < FASTCE_SOFTMAX && is_tiny(rows->factor[i])) {
             for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] *= (real)(1 / TWO_TO_BIAS);

@@ -3,8 +3,10 @@
  * same instruction sets here and in setup.py. */
 #include "fastce.h"
 
-#define DECLARE(isa) extern const fastce_kernels fastce_##isa##_f32, fastce_##isa##_f64
-#define TABLES(isa) {&fastce_##isa##_f32, &fastce_##isa##_f64}
+#define DECLARE(isa)                                                                               \
+    extern const fastce_kernels fastce_##isa##_f32, fastce_##isa##_f64, fastce_##isa##_f16,        \
+        fastce_##isa##_bf16
+#define TABLES(isa) {&fastce_##isa##_f32, &fastce_##isa##_f64, &fastce_##isa##_f16, &fastce_##isa##_bf16}
 
 DECLARE(baseline);
 

@@ -16,8 +16,8 @@
 #ifndef FASTCE_EPILOGUE_H
 #define FASTCE_EPILOGUE_H
 
+#include "elem.h"
 #include "exp_log.h"
-#include "fastce.h"
 
 enum { TILE = 64 }; /* rows that go through the epilogue together; a multiple of every DOUBLES */
 
@@ -147,7 +147,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 
 /* A factor this small would be subnormal as a real, or nearly, and lose bits; then the terms are
  * brought down by 2^BIAS, which they are above their row's largest, and the factor up. */
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
 #define TINY_FACTOR 0x1p-100
 #else
 #define TINY_FACTOR 0x1p-960

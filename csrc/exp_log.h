@@ -24,7 +24,7 @@
 #define LN2_DOUBLE_HIGH 0x1.62e42fefa3p-1 /* ln 2 to 41 bits: times 12 bits is exact */
 #define LN2_DOUBLE_LOW 0x1.3de6af278ece6p-42
 
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
 enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, HEADROOM = 16 };
 #define TWO_TO_BIAS 0x1p32
 #define SHIFT_FROM 512.0
@@ -62,7 +62,7 @@ INLINE vreference spread(vreal shift, vreal power)
  * e^r 2^-28.2 (2^-57.9). */
 INLINE vreal expm1_reduced(vreal r)
 {
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
     vreal p = r * 0x1.6a23cap-10f + 0x1.123a1fp-7f;
     p = p * r + 0x1.5558f3p-5f;
     p = p * r + 0x1.555492p-3f;
@@ -113,7 +113,7 @@ INLINE vreal cap_logits(vreal x, vreal softcap, vreal *derivative)
  * last bit of a float being 2^-28. */
 INLINE vdouble expm1_reduced_double(vdouble r)
 {
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
     vdouble p = r * 0x1.9e88eb6a1747ap-16 + 0x1.a185aa1840cacp-13;
     p = p * r + 0x1.6c18d40332185p-10;
     p = p * r + 0x1.1110a2324c540p-7;
@@ -168,7 +168,7 @@ INLINE vdouble log_parts(vdouble u, vdouble small_f, vdouble correction)
     const vdouble lost = (vdouble)((vlong)correction & ~small);
     const vdouble s = f / (f + 2.0);
     const vdouble z = s * s;
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
     vdouble t = z * 0.23331614471843499235 + 0.28550778633191965434;
     t = t * z + 0.40000122211810649396;
     t = t * z + 0.6666666655404201243;

@@ -8,11 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The kinds of integers that targets may be.  They are read where they are, never copied to another dtype. */
+/* The kinds of integers that targets may be, and of floats that binary ones may be.  They are read where
+ * they are, never copied to another dtype. */
 enum { FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64, FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64 };
+enum { FASTCE_FLOAT = FASTCE_U64 + 1, FASTCE_DOUBLE };
 
 /* The dtypes that logits, grad and hess may have. */
-enum { FASTCE_F32, FASTCE_F64, FASTCE_N_ELEMS };
+enum { FASTCE_F32, FASTCE_F64, FASTCE_F16, FASTCE_BF16, FASTCE_N_ELEMS };
 
 /* An array as a loss sees it: classes, the innermost row axis (a "run" of rows) and the other row axes.
  * All strides are in bytes; data is NULL where the array is absent. */
@@ -25,6 +27,9 @@ typedef struct {
 
 /* What is lost per row, as a function of p, the target's probability: see epilogue.h. */
 enum { FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1 };
+
+/* The same from log-probabilities and probabilities in place of logits: see gather.h. */
+enum { FASTCE_NLL = 8, FASTCE_LOG_LOSS };
 
 /* What else the same passes give.  The first three have no targets and write to grad (logsumexp: to
  * losses); evaluate writes row_stats. */
@@ -44,9 +49,9 @@ typedef struct fastce_call {
     const ptrdiff_t *outer_shape;
 
     fastce_array logits;        /* elem */
-    fastce_array grad, hess;    /* out_elem; NULL: not wanted */
+    fastce_array grad, hess;    /* out_elem, any of the dtypes; NULL: not wanted */
     fastce_array targets;       /* integers of target_kind; NULL if probabilities are given */
-    fastce_array probabilities; /* elem */
+    fastce_array probabilities; /* doubles for double logits, else floats */
     fastce_array where;         /* bytes, one per class: 0 hides it; NULL: all are seen */
     const uint8_t *keep_row;    /* [n_rows]; NULL: all are kept */
     const double *sample_weight, *upstream; /* [n_rows]; NULL: ones */
@@ -76,6 +81,33 @@ typedef struct fastce_call {
     const struct fastce_kernels *kernels;
 } fastce_call;
 
+/* One call of a binary loss.  An element is a row without classes; all arrays have one shape, by a
+ * stride of 0 where they are broadcast, and their class_stride means nothing. */
+typedef struct fastce_binary_call {
+    ptrdiff_t n_elements, run_length;
+    int n_outer;
+    const ptrdiff_t *outer_shape;
+
+    fastce_array logits, losses; /* elem; no losses: only the sum is wanted */
+    fastce_array grad;           /* out_elem; NULL: not wanted */
+    fastce_array targets;        /* target_kind */
+    fastce_array where;          /* bytes; 0: the element is not there; NULL: all are */
+    fastce_array sample_weight, pos_weight, upstream; /* doubles; NULL: ones */
+    int out_elem, target_kind;
+
+    int is_focal;
+    double gamma, one_factor, zero_factor; /* focal: the last two are of targets 1 and 0 */
+    double smoothing;
+    double grad_scale; /* what the reduction multiplies every gradient by */
+
+    int stream; /* write grad past the caches */
+    ptrdiff_t n_chunks;
+    double *sums; /* [n_chunks][2]: a chunk's sum and what its rounding lost */
+    _Atomic ptrdiff_t next_chunk;
+    _Atomic int has_wrong; /* check_binary found a target that cannot be */
+    const struct fastce_kernels *kernels;
+} fastce_binary_call;
+
 /* The kernels of one dtype, compiled for one ISA. */
 typedef struct fastce_kernels {
     /* Fills in the work. */
@@ -85,6 +117,11 @@ typedef struct fastce_kernels {
     ptrdiff_t (*check_targets)(const fastce_call *call, ptrdiff_t *n_there, double *weight_sum);
     /* Takes chunks until none is left.  Any number of threads may run it at once. */
     void (*cross_entropy)(fastce_call *call, int thread);
+
+    /* The same for binary losses.  check_binary comes first, and adds up weights instead of losses. */
+    void (*plan_binary)(fastce_binary_call *call);
+    void (*check_binary)(fastce_binary_call *call, int thread);
+    void (*binary)(fastce_binary_call *call, int thread);
 
     void (*adam_step)(void *params, const void *grad, void *first_moment, void *second_moment,
                       ptrdiff_t n, double step_size, double beta_1, double beta_2, double epsilon,
@@ -104,6 +141,7 @@ extern const fastce_isa fastce_isas[]; /* fastest first; the last one has no nam
 /* call.c: plans the call, finds it memory and threads, and adds up the losses.  0, or -1 if there
  * is no memory; then nothing has been written. */
 int fastce_run(fastce_call *call, int n_threads, double *loss_sum);
+int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double *sum);
 
 /* parallel.c: the only file with threads.  Runs task(arg, thread) on the caller's thread as number 0
  * and on up to n_threads - 1 others; returns when all that have begun are done.  It may run on fewer. */

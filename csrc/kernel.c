@@ -1,6 +1,7 @@
 /* One table of kernels: compiled once per ISA and element type, with -DFASTCE_ISA=avx2 and
  * -DFASTCE_f32, say, and with the flags of that ISA.  It exports that one name, fastce_avx2_f32, and
  * nothing else, or the linker could keep an AVX-512 copy of a shared function for all. */
+#include "binary.h"
 #include "columns.h"
 #include "optimizer.h"
 #include "stream.h"
@@ -31,7 +32,13 @@ static void plan(fastce_call *call)
     else
         call->scratch_size = (is_plain(call) ? 1 : 3) * row_scratch_size(n_classes);
     if (!few && !direct)
-        call->scratch_size = 3 * row_scratch_size(n_classes) + 3 * strip_size(n_classes);
+        call->scratch_size = 3 * row_scratch_size(n_classes) + 4 * strip_size(n_classes);
+}
+
+static void plan_binary(fastce_binary_call *call)
+{
+    call->n_chunks = (call->n_elements + CHUNK_OF_PARTS - 1) / CHUNK_OF_PARTS;
+    call->stream = call->n_elements >= STREAM_FROM / (ptrdiff_t)sizeof(elem);
 }
 
 static void cross_entropy(fastce_call *call, int thread)
@@ -48,8 +55,12 @@ static void cross_entropy(fastce_call *call, int thread)
 #define NAME(isa, elem) NAME_OF(isa, elem)
 #if defined(FASTCE_f32)
 #define TABLE NAME(FASTCE_ISA, f32)
-#else
+#elif defined(FASTCE_f64)
 #define TABLE NAME(FASTCE_ISA, f64)
+#elif defined(FASTCE_f16)
+#define TABLE NAME(FASTCE_ISA, f16)
+#else
+#define TABLE NAME(FASTCE_ISA, bf16)
 #endif
 
 extern const fastce_kernels TABLE;
@@ -57,6 +68,9 @@ const fastce_kernels TABLE = {
     .plan = plan,
     .check_targets = check_targets,
     .cross_entropy = cross_entropy,
+    .plan_binary = plan_binary,
+    .check_binary = check_binary,
+    .binary = compute_binary,
     .adam_step = adam_step,
     .stream_copy = stream_copy,
     .stream_read = stream_read,

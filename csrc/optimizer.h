@@ -29,7 +29,7 @@ static void adam_step(void *params, const void *grad, void *first_moment, void *
         const real second = keep_2 * v[i] + take_2 * (g[i] * g[i]);
         m[i] = first < tiny && first > -tiny ? 0 : first;
         v[i] = second < least ? 0 : second;
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
         p[i] -= size * m[i] / (__builtin_sqrtf(v[i]) * scale + eps);
 #else
         p[i] -= size * m[i] / (__builtin_sqrt(v[i]) * scale + eps);

@@ -18,6 +18,7 @@ enum {
     BLOCK = 4096 / (ptrdiff_t)sizeof(real),     /* a page: the block, its terms and the previous row
                                                    share the smallest L1, 32 KB */
     LINE = 64 / (ptrdiff_t)sizeof(elem),        /* elements of a cache line */
+    STREAM_BYTES = LANES * sizeof(elem),        /* what a streaming store is aligned to */
 };
 
 /* Adds a vector so that nothing is lost that matters, for any number of classes: to doubles for float
@@ -26,7 +27,7 @@ enum {
  * row's loss the last half of its 2 ulp. */
 INLINE void add_vector(wide_exact_sum *total, vreal x)
 {
-#if defined(FASTCE_f32)
+#if !defined(FASTCE_f64)
     total->sum += widen(x, 0);
     total->lost += widen(x, 1);
 #else
@@ -58,9 +59,19 @@ INLINE double exact_term(double x, double lift, const reference *ref)
     return e[0] * scale;
 }
 
+/* Element j of a row of grad. */
+INLINE void put(char *row, int as_real, ptrdiff_t j, real x)
+{
+    if (as_real || ELEM_IS_REAL)
+        ((real *)row)[j] = x;
+    else
+        put_as(OWN_ELEM, row + j * (ptrdiff_t)sizeof(elem), x);
+}
+
 /* The last row whose terms are known: its gradient is written while the next row is read. */
 typedef struct {
-    elem *grad;     /* NULL: nothing is pending */
+    char *grad;     /* NULL: nothing is pending */
+    int as_real;    /* grad holds reals where the logits are halves */
     ptrdiff_t head; /* elements before the first aligned one; 0 if not streaming */
     int stream;
     real factor;
@@ -68,7 +79,7 @@ typedef struct {
 
 INLINE void write_scalar(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
 {
-    for (ptrdiff_t j = from; j < to; j++) row->grad[j] = row->factor * terms[j];
+    for (ptrdiff_t j = from; j < to; j++) put(row->grad, row->as_real, j, row->factor * terms[j]);
 }
 
 /* Elements head + [from, from + GROUP) of the pending gradient, as far as the row goes.  Reads terms
@@ -83,12 +94,15 @@ INLINE void write_group(const pending_row *row, const real *terms, ptrdiff_t fro
         return;
     }
     const vreal factor = splat(row->factor);
+    elem *grad = (elem *)row->grad + first;
+    terms += first;
     if (row->stream)
-        for (int i = 0; i < GROUP; i += LANES)
-            store_stream(row->grad + first + i, load(terms + first + i) * factor);
+        for (int i = 0; i < GROUP; i += LANES) store_stream(grad + i, load_real(terms + i) * factor);
+    else if (ELEM_IS_REAL || !row->as_real)
+        for (int i = 0; i < GROUP; i += LANES) store(grad + i, load_real(terms + i) * factor);
     else
         for (int i = 0; i < GROUP; i += LANES)
-            store(row->grad + first + i, load(terms + first + i) * factor);
+            store_real((real *)row->grad + first + i, load_real(terms + i) * factor);
 }
 
 INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_classes)
@@ -110,7 +124,7 @@ INLINE real load_block(const elem *x, ptrdiff_t n, real *block)
             max[i] = maximum(v, max[i]);
             *(vreal *)(block + j + i * LANES) = v;
         }
-    for (ptrdiff_t j = whole; j < n; j++) block[j] = x[j];
+    for (ptrdiff_t j = whole; j < n; j++) block[j] = get(x + j);
     for (ptrdiff_t j = n; j < end; j++) block[j] = HIDDEN;
     for (ptrdiff_t j = whole; j < end; j += LANES)
         max[0] = maximum(*(const vreal *)(block + j), max[0]);
@@ -157,7 +171,8 @@ typedef struct {
 
 /* One row, contiguous, on its way through the loops below. */
 typedef struct {
-    const elem *x, *next_x, *probabilities;
+    const elem *x, *next_x;
+    const real *probabilities;
     const char *where; /* and its stride */
     ptrdiff_t where_stride;
     int64_t target;
@@ -198,7 +213,7 @@ static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
 {
     ptrdiff_t seen = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++)
-        seen += (row->x[j] != HIDDEN) & (!row->where || row->where[j * row->where_stride] != 0);
+        seen += (get(row->x + j) != HIDDEN) & (!row->where || row->where[j * row->where_stride] != 0);
     return seen;
 }
 
@@ -297,7 +312,7 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
  * need the scratch.  With p_j = term_j / total the second derivative is
  * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule. */
 static void write_row(const fastce_call *call, const row_input *input, const row_scratch *scratch,
-                      const row_tile *row, elem *grad, elem *hess)
+                      const row_tile *row, int as_real, char *grad, char *hess)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const double inverse = 1 / (row->top[0] + row->others[0]);
@@ -339,7 +354,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
             const vreal c = *(const vreal *)(chain + j);
             if (hess) {
                 vreal x = splat(0), unused;
-                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) x[l] = input->x[j + l];
+                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) x[l] = get(input->x + j + l);
                 const vreal bend = prepare_logits(call, x, &unused) * (real)(-2 / (softcap * softcap));
                 hess_z = hess_z * c * c + grad_z * (bend * c);
             }
@@ -347,24 +362,27 @@ static void write_row(const fastce_call *call, const row_input *input, const row
         }
         *(vreal *)g = grad_z * (real)logit_scale;
         *(vreal *)h = hess_z * (real)(logit_scale * logit_scale);
-        const ptrdiff_t n = n_classes - j < LANES ? n_classes - j : LANES;
-        memcpy(grad + j, g, (size_t)n * sizeof(elem));
-        if (hess) memcpy(hess + j, h, (size_t)n * sizeof(elem));
+        for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) {
+            put(grad, as_real, j + l, g[l]);
+            if (hess) put(hess, as_real, j + l, h[l]);
+        }
     }
 }
 
 /* (x - max) - log_sum in double, rounded once: at the top class the loss itself. */
-static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile *row, elem *out)
+static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile *row, int as_real,
+                              char *out)
 {
     const double max = row->max[0], log_sum = row->scale[0];
-    for (ptrdiff_t j = 0; j < n_classes; j++) out[j] = (elem)(((double)x[j] - max) - log_sum);
+    for (ptrdiff_t j = 0; j < n_classes; j++)
+        put(out, as_real, j, (real)(((double)get(x + j) - max) - log_sum));
 }
 
 /* logsumexp of a row whose maximum is max = +-inf: max, unless the row holds NaN. */
-static double infinite_logsumexp(double max, const elem *x, ptrdiff_t stride, ptrdiff_t n_classes)
+static double infinite_logsumexp(double max, const elem *x, ptrdiff_t n_classes)
 {
     for (ptrdiff_t j = 0; j < n_classes; j++)
-        if (x[j * stride] != x[j * stride]) return __builtin_nan("");
+        if (get(x + j) != get(x + j)) return __builtin_nan("");
     return max;
 }
 
@@ -372,13 +390,14 @@ static double infinite_logsumexp(double max, const elem *x, ptrdiff_t stride, pt
 static void evaluate_row(const fastce_call *call, const row_input *input, const real *terms,
                          const row_tile *row, fastce_row_stats *stats)
 {
-    const elem *x = input->x, at_target = x[input->target];
+    const real at_target = get(input->x + input->target);
     const double total = row->top[0] + row->others[0];
     ptrdiff_t before = 0;
     double spread = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++) {
-        before += (x[j] > at_target) | ((x[j] == at_target) & (j < input->target));
-        spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x[j]) : 0;
+        const real x = get(input->x + j);
+        before += (x > at_target) | ((x == at_target) & (j < input->target));
+        spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x) : 0;
     }
     const vdouble log_sum = log1p_double(splat_double(row->others[0] / row->top[0]),
                                          splat_double(row->top[0] / total));
@@ -399,7 +418,8 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
     char *scratch = call->scratch + (size_t)thread * call->scratch_size;
     const size_t row_size = row_scratch_size(call->n_classes);
     memset(worker, 0, sizeof *worker);
-    worker->pending.stream = call->stream && is_plain(call);
+    worker->pending.as_real = call->out_elem != OWN_ELEM;
+    worker->pending.stream = call->stream && is_plain(call) && !worker->pending.as_real;
     if (needs_terms(call)) worker->scratch.terms = (real *)scratch;
     if (is_dense(call)) worker->scratch.dense = (real *)(scratch + row_size);
     if (call->softcap != 0) worker->scratch.chain = (real *)(scratch + 2 * row_size);
@@ -407,12 +427,13 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
 
 /* Row i of a run, whose classes are contiguous here; next_x is what will be read after it. */
 static void one_row(const fastce_call *call, row_worker *worker, const row_run *run, ptrdiff_t i,
-                    const elem *x, const elem *next_x, const elem *probabilities, elem *grad,
-                    elem *hess)
+                    const elem *x, const elem *next_x, const real *probabilities, char *grad,
+                    char *hess)
 {
     row_tile *tile = &worker->tile;
     row_input input = {.x = x, .next_x = next_x, .probabilities = probabilities, .top_at = -1};
-    const size_t row_bytes = (size_t)call->n_classes * sizeof(elem);
+    const int as_real = worker->pending.as_real;
+    const size_t row_bytes = (size_t)call->n_classes * (as_real ? sizeof(real) : sizeof(elem));
     const int there = read_rows(call, run, i, 1, &input.target, tile);
     fastce_row_stats *stats = call->row_stats ? call->row_stats + run->first + i : NULL;
     if (!there) {
@@ -448,13 +469,13 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
             tile->others[0] /= TWO_TO_BIAS;
         }
         if (call->loss == FASTCE_LOGSUMEXP && tile->max[0] - tile->max[0] != 0)
-            tile->loss[0] = infinite_logsumexp(tile->max[0], x, 1, call->n_classes);
+            tile->loss[0] = infinite_logsumexp(tile->max[0], x, call->n_classes);
         if (call->loss == FASTCE_LOG_SOFTMAX) {
-            write_log_softmax(x, call->n_classes, tile, grad);
+            write_log_softmax(x, call->n_classes, tile, as_real, grad);
         } else if (stats) {
             evaluate_row(call, &input, worker->scratch.terms, tile, stats);
         } else if (!is_plain(call)) {
-            if (grad) write_row(call, &input, &worker->scratch, tile, grad, hess);
+            if (grad) write_row(call, &input, &worker->scratch, tile, as_real, grad, hess);
         } else if (grad) {
             const double factor = tile->factor[0];
             if (call->loss != FASTCE_SOFTMAX)
@@ -463,7 +484,7 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
             worker->pending.factor = (real)factor;
             worker->pending.grad = grad;
             if (worker->pending.stream)
-                worker->pending.head = (ptrdiff_t)(-(uintptr_t)grad % VECTOR_BYTES / sizeof(elem));
+                worker->pending.head = (ptrdiff_t)(-(uintptr_t)grad % STREAM_BYTES / sizeof(elem));
         }
     }
     if (call->losses) ((real *)call->losses)[run->first + i] = (real)tile->loss[0];
@@ -475,9 +496,9 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
     }
 }
 
-INLINE elem *row_of(const fastce_array *array, ptrdiff_t i)
+INLINE void *row_of(const fastce_array *array, ptrdiff_t i)
 {
-    return array->data ? (elem *)(array->data + i * array->row_stride) : NULL;
+    return array->data ? array->data + i * array->row_stride : NULL;
 }
 
 /* The row after this one is known in time to be prefetched, for which the next chunk is claimed one

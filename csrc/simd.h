@@ -2,7 +2,7 @@
  * own vector types (gcc, clang): arithmetic, comparisons and shifts are plain operators there.
  * Only what those lack is spelled out per ISA: maximum, streaming stores, prefetch.
  *
- * Compiled with -DFASTCE_f32 or -DFASTCE_f64; a*b + c becomes one instruction where the ISA has
+ * Compiled with -DFASTCE_f64 or, with float as real, one of -DFASTCE_f32, _f16, _bf16; a*b + c becomes one instruction where the ISA has
  * fused multiply-add (-ffp-contract=fast), and nothing below depends on whether it does. */
 #ifndef FASTCE_SIMD_H
 #define FASTCE_SIMD_H
@@ -22,14 +22,14 @@
 #define VECTOR_BYTES 16
 #endif
 
-#if defined(FASTCE_f32)
-typedef float real;
-typedef int32_t integer;
-#else
+/* What the maths is done in. */
+#if defined(FASTCE_f64)
 typedef double real;
 typedef int64_t integer;
+#else
+typedef float real;
+typedef int32_t integer;
 #endif
-typedef real elem; /* what logits and grad hold in memory */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -55,18 +55,18 @@ INLINE vdouble splat_double(double x)
     return x - (vdouble){0};
 }
 
-INLINE vreal load(const elem *x)
+INLINE vreal load_real(const real *x)
 {
     return *(const vreal_anywhere *)x;
 }
 
-INLINE void store(elem *x, vreal v)
+INLINE void store_real(real *x, vreal v)
 {
     *(vreal_anywhere *)x = v;
 }
 
 /* x must be aligned to VECTOR_BYTES. */
-INLINE void store_stream(elem *x, vreal v)
+INLINE void store_real_stream(real *x, vreal v)
 {
 #if defined(__AVX512F__)
     _mm512_stream_si512((__m512i *)x, (__m512i)v);
@@ -105,15 +105,15 @@ INLINE vdouble select_double(vlong mask, vdouble yes, vdouble no)
 /* The larger of the two; b where either is NaN. */
 INLINE vreal maximum(vreal a, vreal b)
 {
-#if defined(__AVX512F__) && defined(FASTCE_f32)
+#if defined(__AVX512F__) && !defined(FASTCE_f64)
     return _mm512_max_ps(a, b);
 #elif defined(__AVX512F__)
     return _mm512_max_pd(a, b);
-#elif defined(__AVX2__) && defined(FASTCE_f32)
+#elif defined(__AVX2__) && !defined(FASTCE_f64)
     return _mm256_max_ps(a, b);
 #elif defined(__AVX2__)
     return _mm256_max_pd(a, b);
-#elif defined(__SSE2__) && defined(FASTCE_f32)
+#elif defined(__SSE2__) && !defined(FASTCE_f64)
     return _mm_max_ps(a, b);
 #elif defined(__SSE2__)
     return _mm_max_pd(a, b);

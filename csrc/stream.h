@@ -15,7 +15,7 @@ static void stream_copy(const void *src, void *dst, ptrdiff_t n_bytes)
     for (ptrdiff_t i = 0; i < n_bytes; i += 64) {
         prefetch(from + i + PREFETCH_AHEAD);
         for (int j = 0; j < 64; j += VECTOR_BYTES)
-            store_stream((elem *)(to + i + j), load((const elem *)(from + i + j)));
+            store_real_stream((real *)(to + i + j), load_real((const real *)(from + i + j)));
     }
     store_fence();
 }
@@ -28,7 +28,7 @@ static double stream_read(const void *src, ptrdiff_t n_bytes)
     for (ptrdiff_t i = 0; i + 4 * VECTOR_BYTES <= n_bytes; i += 4 * VECTOR_BYTES)
         for (int j = 0; j < 4; j++) {
             prefetch(from + i + j * VECTOR_BYTES + PREFETCH_AHEAD);
-            sum[j] += load((const elem *)(from + i + j * VECTOR_BYTES));
+            sum[j] += load_real((const real *)(from + i + j * VECTOR_BYTES));
         }
     const vreal all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     double total = 0;

@@ -50,7 +50,7 @@ cdef extern from "fastce.h" nogil:
                           double, double, double, double, double) noexcept nogil
     ctypedef struct fastce_isa:
         const char *name
-        const fastce_kernels *kernels[2]
+        const fastce_kernels *kernels[4]
         int (*runs_here)() noexcept nogil
     const fastce_isa fastce_isas[]
     int fastce_run(fastce_call *, int, double *) noexcept
@@ -59,7 +59,7 @@ cdef extern from "fastce.h" nogil:
     const char *fastce_threading() noexcept
     const char *fastce_compiler() noexcept
     enum:
-        FASTCE_F32, FASTCE_F64
+        FASTCE_F32, FASTCE_F64, FASTCE_F16, FASTCE_BF16
         FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1
         FASTCE_SOFTMAX, FASTCE_LOG_SOFTMAX, FASTCE_LOGSUMEXP, FASTCE_EVALUATE
         FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64
@@ -173,14 +173,27 @@ cdef object _kind_name(object array):
     return f"an array of {array.dtype}"
 
 
+cdef int _elem_of(cnp.ndarray array) except -2:
+    """Which of csrc/fastce.h's dtypes array has; -1: none. bfloat16 is ml_dtypes', whose number NumPy
+    gives out at run time, so it is known by its name."""
+    cdef int kind = cnp.PyArray_TYPE(array)  # user-defined dtypes start at 256
+    if kind == cnp.NPY_FLOAT32:
+        return FASTCE_F32
+    if kind == cnp.NPY_FLOAT64:
+        return FASTCE_F64
+    if kind == cnp.NPY_FLOAT16:
+        return FASTCE_F16
+    if kind >= 256 and (<object>array).dtype.name == "bfloat16":
+        return FASTCE_BF16
+    return -1
+
+
 cdef cnp.ndarray _as_logits(object logits):
-    """logits as an aligned native float32 or float64 array; itself if it is one."""
+    """logits as an aligned native array of a dtype that the kernels know; itself if it is one."""
     cdef cnp.ndarray array
-    cdef int kind
     if cnp.PyArray_Check(logits):
         array = <cnp.ndarray>logits
-        kind = cnp.PyArray_TYPE(array)
-        if (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64) and _is_plain(array):
+        if _elem_of(array) >= 0 and _is_plain(array):
             return array
     try:
         array = np.asarray(logits)
@@ -188,9 +201,10 @@ cdef cnp.ndarray _as_logits(object logits):
         raise ValueError(f"logits must be an array of numbers: {error}") from None
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
-    if array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 8 or _elem_of(array) >= 0:
         return array.astype(array.dtype.newbyteorder("="))
-    raise TypeError(f"logits must be float32, float64 or integers, got {_kind_name(array)}")
+    raise TypeError("logits must be float16, bfloat16, float32, float64 or integers, got "
+                    + _kind_name(array))
 
 
 cdef cnp.ndarray _as_targets(object targets):
@@ -257,10 +271,11 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
     if not cnp.PyArray_Check(out):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     cdef cnp.ndarray array = <cnp.ndarray>out
-    cdef int kind = cnp.PyArray_TYPE(array), i
+    cdef int i
     cdef bint same
-    if not (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64):
-        raise TypeError(f"out must be float32 or float64, got {_kind_name(out)}")
+    if _elem_of(array) < 0:
+        raise TypeError("out must be float16, bfloat16, float32 or float64, got "
+                        + _kind_name(out))
     if not cnp.PyArray_SAMESHAPE(array, logits):
         raise ValueError(f"out must have the shape of logits {(<object>logits).shape}, "
                          f"got {out.shape}")
@@ -268,7 +283,7 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
         raise ValueError("out must be writable, got a read-only array")
     if not cnp.PyArray_ISBEHAVED(array):
         raise ValueError("out must be aligned and of native byte order, got an array that is not")
-    same = kind == cnp.PyArray_TYPE(logits) and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits)
+    same = _elem_of(array) == _elem_of(logits) and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits)
     for i in range(cnp.PyArray_NDIM(array)):
         same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
         if cnp.PyArray_STRIDE(array, i) == 0 and cnp.PyArray_DIM(array, i) > 1 and out.size:
@@ -391,17 +406,18 @@ cdef void _set_rows(fastce_call *call, _rows *rows, PyObject **arrays, int axis)
 
 # ---- the losses --------------------------------------------------------------------------------
 
-cdef inline object _scalar(double value, int kind):
-    """value as np.float32 or np.float64."""
+cdef inline object _scalar(double value, int elem):
+    """value as the loss of logits of this dtype: np.float32 or np.float64."""
     cdef float narrow = <float>value
-    if kind == cnp.NPY_FLOAT64:
-        return PyArray_Scalar(&value, cnp.PyArray_DescrFromType(kind), None)
+    if elem == FASTCE_F64:
+        return PyArray_Scalar(&value, cnp.PyArray_DescrFromType(cnp.NPY_FLOAT64), None)
     return PyArray_Scalar(&narrow, cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), None)
 
 
-cdef cnp.ndarray _empty_like(cnp.ndarray array, int kind):
-    if cnp.PyArray_IS_C_CONTIGUOUS(array):
-        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), kind, 0)
+cdef cnp.ndarray _empty_like(cnp.ndarray array):
+    if cnp.PyArray_IS_C_CONTIGUOUS(array) and _elem_of(array) != FASTCE_BF16:
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array),
+                                 cnp.PyArray_TYPE(array), 0)
     return np.empty_like(array, subok=False)
 
 
@@ -416,7 +432,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     cdef cnp.ndarray x = _as_logits(logits)
     cdef cnp.ndarray y = _as_targets(targets)
     cdef cnp.ndarray grad = None, hess = None, losses = None, weights
-    cdef int n_dims = cnp.PyArray_NDIM(x), kind = cnp.PyArray_TYPE(x), threads, i, k, class_axis
+    cdef int n_dims = cnp.PyArray_NDIM(x), elem = _elem_of(x), threads, i, k, class_axis
     cdef bint mean, each, soft, empty
     cdef ptrdiff_t n_there = 0, wrong
     cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
@@ -507,16 +523,16 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
 
     # -- rows, labels, divisor
     arrays[LOGITS] = <PyObject *>x
-    call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
-    call.out_elem = FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32
+    call.kernels = _isa.kernels[elem]
+    call.out_elem = elem
     if n_outputs > 1:
         if grad is None:
-            grad = _empty_like(x, kind)
+            grad = _empty_like(x)
         else:
-            call.out_elem = FASTCE_F64 if cnp.PyArray_TYPE(grad) == cnp.NPY_FLOAT64 else FASTCE_F32
+            call.out_elem = _elem_of(grad)
         arrays[GRAD] = <PyObject *>grad
     if n_outputs > 2:
-        hess = _empty_like(grad, cnp.PyArray_TYPE(grad))
+        hess = _empty_like(grad)
         arrays[HESS] = <PyObject *>hess
     _set_rows(&call, &rows, arrays, class_axis)
     wrong = call.kernels.check_targets(&call, &n_there, &weight_sum)
@@ -535,7 +551,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         call.grad_scale = 1.0 / divisor if divisor > 0 else float("inf")
     call.grad_scale *= factor
     if each:
-        losses = np.empty(_row_shape(x, class_axis), (<object>x).dtype)
+        losses = np.empty(_row_shape(x, class_axis), "f8" if elem == FASTCE_F64 else "f4")
         call.losses = cnp.PyArray_DATA(losses)
 
     # -- the work
@@ -544,15 +560,15 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
             (<object>grad)[...] = 0
         if n_outputs > 2:
             (<object>hess)[...] = 0
-        loss = _scalar(0, kind)
+        loss = _scalar(0, elem)
     else:
         loss_sum = _run(&call, threads)
         if each:
             loss = losses[()] if n_dims == 1 else losses
         elif mean:
-            loss = _scalar(loss_sum / divisor if divisor > 0 else float("nan"), kind)
+            loss = _scalar(loss_sum / divisor if divisor > 0 else float("nan"), elem)
         else:
-            loss = _scalar(loss_sum, kind)
+            loss = _scalar(loss_sum, elem)
     if n_outputs == 1:
         return loss
     return (loss, grad) if n_outputs == 2 else (loss, grad, hess)
@@ -597,23 +613,23 @@ def softmax(int kind_of_output, logits, axis, out, n_threads):
     cdef _rows rows
     cdef PyObject *arrays[N_ARRAYS]
     cdef cnp.ndarray x = _as_logits(logits), result
-    cdef int kind = cnp.PyArray_TYPE(x), class_axis = _class_axis(axis, x)
+    cdef int elem = _elem_of(x), class_axis = _class_axis(axis, x)
     cdef int threads = _n_threads if n_threads is None else check_threads(n_threads)
     memset(&call, 0, sizeof(call))
     memset(arrays, 0, sizeof(arrays))
     arrays[LOGITS] = <PyObject *>x
-    call.out_elem = FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32
+    call.out_elem = elem
     if kind_of_output == FASTCE_LOGSUMEXP:
-        result = np.empty(_row_shape(x, class_axis), (<object>x).dtype)
+        result = np.empty(_row_shape(x, class_axis), "f8" if elem == FASTCE_F64 else "f4")
         call.losses = cnp.PyArray_DATA(result)
     else:
-        result = _empty_like(x, kind) if out is None else _check_out(out, x)
-        call.out_elem = FASTCE_F64 if cnp.PyArray_TYPE(result) == cnp.NPY_FLOAT64 else FASTCE_F32
+        result = _empty_like(x) if out is None else _check_out(out, x)
+        call.out_elem = _elem_of(result)
         arrays[GRAD] = <PyObject *>result
     call.loss = kind_of_output
     call.logit_scale = 1
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
-    call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
+    call.kernels = _isa.kernels[elem]
     _set_rows(&call, &rows, arrays, class_axis)
     _run(&call, threads)
     return result if cnp.PyArray_NDIM(result) else (<object>result)[()]
@@ -626,7 +642,7 @@ def evaluate(logits, targets, axis, ignore_index, n_threads):
     cdef _rows rows
     cdef PyObject *arrays[N_ARRAYS]
     cdef cnp.ndarray x = _as_logits(logits), y = _as_targets(targets), stats
-    cdef int kind = cnp.PyArray_TYPE(x), class_axis = _class_axis(axis, x)
+    cdef int elem = _elem_of(x), class_axis = _class_axis(axis, x)
     cdef int threads = _n_threads if n_threads is None else check_threads(n_threads)
     cdef ptrdiff_t n_there = 0, wrong
     cdef double weight_sum = 0
@@ -645,7 +661,7 @@ def evaluate(logits, targets, axis, ignore_index, n_threads):
     call.loss = FASTCE_EVALUATE
     call.logit_scale = 1
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
-    call.kernels = _isa.kernels[FASTCE_F64 if kind == cnp.NPY_FLOAT64 else FASTCE_F32]
+    call.kernels = _isa.kernels[elem]
     _set_rows(&call, &rows, arrays, class_axis)
     wrong = call.kernels.check_targets(&call, &n_there, &weight_sum)
     if wrong >= 0:
@@ -664,7 +680,7 @@ cdef tuple _row_shape(cnp.ndarray logits, int class_axis):
 
 cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int loss_kind,
                                    object ignore_index):
-    """Floats of the logits' shape, in the logits' dtype."""
+    """Floats of the logits' shape, as float64 for float64 logits, else float32."""
     if not cnp.PyArray_SAMESHAPE(targets, logits):
         raise TypeError("targets must be integers (class indices), or probabilities of the logits' "
                         f"shape {(<object>logits).shape}, got {_kind_name(targets)} and shape "
@@ -675,7 +691,8 @@ cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int 
     if ignore_index is not None and check_index(ignore_index, "ignore_index") != -100:
         raise ValueError(f"ignore_index is {ignore_index}, but targets are probabilities, which have "
                          "no index to ignore; use where or sample_weight")
-    return (<object>targets).astype(logits.dtype, copy=False)
+    real = np.float64 if _elem_of(logits) == FASTCE_F64 else np.float32
+    return (<object>targets).astype(real, copy=False)
 
 
 cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):

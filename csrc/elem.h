@@ -1,0 +1,185 @@
+/* What logits and grad hold in memory: elem, which is real itself or, for float16 and bfloat16, half of a
+ * float.  Halves are converted in registers, exactly on the way in and rounded once, to even, on the
+ * way out; everything between is in simd.h's reals. */
+#ifndef FASTCE_ELEM_H
+#define FASTCE_ELEM_H
+
+#include "fastce.h"
+#include "simd.h"
+
+#if defined(FASTCE_f32)
+enum { OWN_ELEM = FASTCE_F32, ELEM_IS_REAL = 1 };
+typedef float elem;
+#elif defined(FASTCE_f64)
+enum { OWN_ELEM = FASTCE_F64, ELEM_IS_REAL = 1 };
+typedef double elem;
+#elif defined(FASTCE_f16)
+enum { OWN_ELEM = FASTCE_F16, ELEM_IS_REAL = 0 };
+typedef uint16_t elem;
+#else
+enum { OWN_ELEM = FASTCE_BF16, ELEM_IS_REAL = 0 };
+typedef uint16_t elem;
+#endif
+
+enum { REAL_ELEM = sizeof(real) == 8 ? FASTCE_F64 : FASTCE_F32 };
+
+INLINE float bits_to_float(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE uint32_t float_to_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* float16: 5 bits of exponent.  Shifted into a float's place it is 2^112 too small, also where it is
+ * subnormal; inf and NaN then still lack the upper exponent bits. */
+INLINE float from_f16(uint16_t h)
+{
+    const uint32_t shifted = (uint32_t)(h & 0x7fff) << 13;
+    const uint32_t magnitude = float_to_bits(bits_to_float(shifted) * 0x1p112f)
+                               | (shifted >= 0x0f800000 ? 0x7f800000 : 0);
+    return bits_to_float(magnitude | (uint32_t)(h & 0x8000) << 16);
+}
+
+/* Half of the last bit kept is added, one less where that bit is 0 already.  A subnormal is rounded by
+ * an addition to 0.5, whose last bit is 2^-24, the step of the subnormals. */
+INLINE uint16_t to_f16(float x)
+{
+    const uint32_t bits = float_to_bits(x), magnitude = bits & 0x7fffffff;
+    const uint32_t sign = (bits >> 16) & 0x8000;
+    const uint32_t normal = (magnitude + 0xc8000fff + ((magnitude >> 13) & 1)) >> 13;
+    const uint32_t small = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000;
+    uint32_t half = magnitude < 0x38800000 ? small : normal;
+    half = magnitude >= 0x477ff000 ? 0x7c00 : half; /* 65520 and above round to inf */
+    half = magnitude > 0x7f800000 ? 0x7e00 : half;
+    return (uint16_t)(half | sign);
+}
+
+/* bfloat16: the upper half of a float. */
+INLINE float from_bf16(uint16_t h)
+{
+    return bits_to_float((uint32_t)h << 16);
+}
+
+INLINE uint16_t to_bf16(float x)
+{
+    const uint32_t bits = float_to_bits(x);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
+}
+
+INLINE real get(const elem *x)
+{
+#if defined(FASTCE_f16)
+    return from_f16(*x);
+#elif defined(FASTCE_bf16)
+    return from_bf16(*x);
+#else
+    return *x;
+#endif
+}
+
+/* Stores x as any of the dtypes that grad may have. */
+INLINE void put_as(int out_elem, char *to, real x)
+{
+    switch (out_elem) {
+    case FASTCE_F32: *(float *)to = (float)x; break;
+    case FASTCE_F64: *(double *)to = (double)x; break;
+    case FASTCE_F16: *(uint16_t *)to = to_f16((float)x); break;
+    default: *(uint16_t *)to = to_bf16((float)x);
+    }
+}
+
+#if defined(FASTCE_f32) || defined(FASTCE_f64)
+
+INLINE vreal load(const elem *x)
+{
+    return load_real(x);
+}
+
+INLINE void store(elem *x, vreal v)
+{
+    store_real(x, v);
+}
+
+/* x must be aligned to the bytes that are stored. */
+INLINE void store_stream(elem *x, vreal v)
+{
+    store_real_stream(x, v);
+}
+
+#else
+
+typedef uint16_t velem __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef uint16_t velem_anywhere __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2)));
+typedef uint32_t vbits __attribute__((vector_size(VECTOR_BYTES)));
+
+INLINE vreal load(const elem *x)
+{
+#if defined(FASTCE_f16) && defined(__AVX512F__)
+    return _mm512_cvtph_ps((__m256i) * (const velem_anywhere *)x);
+#elif defined(FASTCE_f16) && defined(__F16C__)
+    return _mm256_cvtph_ps((__m128i) * (const velem_anywhere *)x);
+#else
+    const vbits h = __builtin_convertvector(*(const velem_anywhere *)x, vbits);
+#if defined(FASTCE_bf16)
+    return (vreal)(h << 16);
+#else
+    const vbits shifted = (h & 0x7fff) << 13;
+    const vbits magnitude = (vbits)((vreal)shifted * 0x1p112f)
+                            | ((vbits)((vinteger)shifted >= 0x0f800000) & 0x7f800000);
+    return (vreal)(magnitude | (h & 0x8000) << 16);
+#endif
+#endif
+}
+
+INLINE velem to_elems(vreal v)
+{
+#if defined(FASTCE_f16) && defined(__AVX512F__)
+    return (velem)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(FASTCE_f16) && defined(__F16C__)
+    return (velem)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#else
+    const vbits bits = (vbits)v, magnitude = bits & 0x7fffffff;
+    const vbits is_nan = (vbits)((vinteger)magnitude > 0x7f800000);
+#if defined(FASTCE_bf16)
+    const vbits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const vbits half = (rounded & ~is_nan) | ((bits >> 16 | 0x40) & is_nan);
+#else
+    const vbits normal = (magnitude + 0xc8000fff + ((magnitude >> 13) & 1)) >> 13;
+    const vbits small = (vbits)((vreal)magnitude + 0.5f) - 0x3f000000;
+    const vbits is_small = (vbits)((vinteger)magnitude < 0x38800000);
+    const vbits is_large = (vbits)((vinteger)magnitude >= 0x477ff000);
+    vbits half = (small & is_small) | (normal & ~is_small);
+    half = (half & ~is_large) | (0x7c00 & is_large);
+    half = (half & ~is_nan) | (0x7e00 & is_nan);
+    half |= (bits >> 16) & 0x8000;
+#endif
+    return __builtin_convertvector(half, velem);
+#endif
+}
+
+INLINE void store(elem *x, vreal v)
+{
+    *(velem_anywhere *)x = to_elems(v);
+}
+
+INLINE void store_stream(elem *x, vreal v)
+{
+#if defined(__AVX512F__)
+    _mm256_stream_si256((__m256i *)x, (__m256i)to_elems(v));
+#elif defined(__AVX2__)
+    _mm_stream_si128((__m128i *)x, (__m128i)to_elems(v));
+#else
+    *(velem_anywhere *)x = to_elems(v);
+#endif
+}
+
+#endif
+#endif
