@@ -312,19 +312,6 @@ static void compute_part(const fastce_binary_call *call, ptrdiff_t n, part_array
     }
 }
 
-/* A sum without its last rounding: two numbers, so that the order of chunks, which follows memory,
- * shows in no bit. */
-INLINE void leave_sum(fastce_binary_call *call, ptrdiff_t chunk, const wide_exact_sum *total)
-{
-    exact_sum all = {0, 0};
-    for (int l = 0; l < DOUBLES; l++) {
-        add(&all, total->sum[l]);
-        all.lost += total->lost[l];
-    }
-    call->sums[2 * chunk] = all.sum;
-    call->sums[2 * chunk + 1] = all.sum - all.sum == 0 ? all.lost : 0;
-}
-
 INLINE int claim_elements(fastce_binary_call *call, ptrdiff_t *chunk, ptrdiff_t *n, place *at)
 {
     *chunk = atomic_fetch_add_explicit(&call->next_chunk, 1, memory_order_relaxed);
@@ -370,7 +357,7 @@ static void check_binary(fastce_binary_call *call, int thread)
         }
         for (int l = 0; l < DOUBLES; l++)
             if (wrong[l]) atomic_store_explicit(&call->has_wrong, 1, memory_order_relaxed);
-        leave_sum(call, chunk, &total);
+        leave(call->sums, chunk, sum_of(&total));
     }
 }
 
@@ -400,7 +387,7 @@ static void compute_binary(fastce_binary_call *call, int thread)
             }
             done += size;
         }
-        leave_sum(call, chunk, &total);
+        leave(call->sums, chunk, sum_of(&total));
     }
     if (call->stream) store_fence();
 }

@@ -33,13 +33,13 @@ static void run_kernel(void *arg, int thread)
 
 int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
 {
-    double few_sums[64]; /* small calls allocate nothing */
+    double few_sums[128]; /* small calls allocate nothing */
     void *sums = NULL, *scratch = NULL;
 
     if ((ptrdiff_t)n_threads > call->n_chunks) n_threads = (int)call->n_chunks;
     if (n_threads < 1) n_threads = 1;
     call->sums = few_sums;
-    if (call->n_sums > 64) call->sums = sums = malloc((size_t)call->n_sums * sizeof(double));
+    if (call->n_sums > 64) call->sums = sums = malloc((size_t)call->n_sums * 2 * sizeof(double));
     if (call->scratch_size) {
         scratch = malloc(call->scratch_size * (size_t)n_threads + 64);
         call->scratch = (char *)(((uintptr_t)scratch + 63) / 64 * 64);
@@ -48,7 +48,7 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
     if (!failed) {
         atomic_store(&call->next_chunk, 0);
         fastce_parallel(run_kernel, call, n_threads);
-        *loss_sum = sum_in_order(call->sums, call->n_sums);
+        *loss_sum = sum_in_order(call->sums, 2 * call->n_sums);
     }
     free(sums);
     free(scratch);

@@ -384,7 +384,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
             for (ptrdiff_t i = 0; i < n; i += DOUBLES)
                 add_wide(&chunk_sum, doubles_at(rows.loss, i));
         }
-        call->sums[at.chunk] = total_of(&chunk_sum); /* a chunk is one sum here */
+        leave(call->sums, at.chunk, sum_of(&chunk_sum)); /* a chunk is one sum here */
     }
 }
 

@@ -188,7 +188,7 @@ INLINE double result(double sum, double lost)
     return sum - sum == 0 ? sum + lost : sum;
 }
 
-INLINE double total_of(const wide_exact_sum *total)
+INLINE exact_sum sum_of(const wide_exact_sum *total)
 {
     exact_sum all = {0, 0};
     double lost = 0;
@@ -196,7 +196,22 @@ INLINE double total_of(const wide_exact_sum *total)
         add(&all, total->sum[l]);
         lost += total->lost[l];
     }
-    return result(all.sum, all.lost + lost);
+    all.lost += lost;
+    return all;
+}
+
+INLINE double total_of(const wide_exact_sum *total)
+{
+    const exact_sum all = sum_of(total);
+    return result(all.sum, all.lost);
+}
+
+/* Leaves a sum for call.c to add up with the others.  With both its parts, how rows are grouped, which
+ * differs between layouts, does not change the bits of the whole. */
+INLINE void leave(double *sums, ptrdiff_t n, exact_sum sum)
+{
+    sums[2 * n] = sum.sum;
+    sums[2 * n + 1] = sum.sum - sum.sum == 0 ? sum.lost : 0;
 }
 
 #endif

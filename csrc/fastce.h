@@ -74,7 +74,7 @@ typedef struct fastce_call {
     int stream; /* write grad past the caches */
     ptrdiff_t sum_rows, sums_per_run, n_sums;
     ptrdiff_t chunk_rows, chunks_per_run, n_chunks;
-    double *sums; /* [n_sums] */
+    double *sums; /* [n_sums][2]: a sum, and what its roundings lost */
     char *scratch;      /* [n_threads][scratch_size], aligned to 64 bytes */
     size_t scratch_size;
     _Atomic ptrdiff_t next_chunk;

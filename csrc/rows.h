@@ -491,7 +491,7 @@ static void one_row(const fastce_call *call, row_worker *worker, const row_run *
     add(&worker->sum, tile->loss[0]);
     if ((i + 1) % call->sum_rows == 0 || i + 1 == call->run_length) {
         const ptrdiff_t n = run->first / call->run_length * call->sums_per_run + i / call->sum_rows;
-        call->sums[n] = result(worker->sum.sum, worker->sum.lost);
+        leave(call->sums, n, worker->sum);
         worker->sum = (exact_sum){0, 0};
     }
 }
