@@ -83,7 +83,8 @@ static void read_doubles(const char *from, ptrdiff_t stride, ptrdiff_t n, double
 }
 
 /* Labels become 0, 1 or, if they are anything else, 2. */
-static void read_binary_targets(int kind, const char *from, ptrdiff_t stride, ptrdiff_t n, double *to)
+static void read_binary_targets(int kind, const char *from, ptrdiff_t stride, ptrdiff_t n,
+                                double *to)
 {
 #define LABELS(type)                                                                               \
     FOR_STRIDE(type, to[k] = value == 0 ? 0.0 : value == 1 ? 1.0 : 2.0)                            \
@@ -109,11 +110,11 @@ INLINE int has_weights(const fastce_binary_call *call)
 }
 
 /* Targets and weights of n elements of a run; weight 0 for those that are not there. */
-INLINE void read_run(const fastce_binary_call *call, const place *at, ptrdiff_t n, part_arrays *part,
-                     ptrdiff_t first)
+INLINE void read_run(const fastce_binary_call *call, const place *at, ptrdiff_t n,
+                     part_arrays *part, ptrdiff_t first)
 {
-    read_binary_targets(call->target_kind, address(call, &call->targets, at), call->targets.row_stride,
-                        n, part->target + first);
+    read_binary_targets(call->target_kind, address(call, &call->targets, at),
+                        call->targets.row_stride, n, part->target + first);
     if (!has_weights(call)) return;
     double *weight = part->weight + first;
     if (call->sample_weight.data)
@@ -202,7 +203,8 @@ INLINE vdouble exp_minus(vdouble a, vdouble *down)
 INLINE vdouble log1p_of_term(vdouble u, vdouble *inverse)
 {
 #if defined(FASTCE_f32)
-    const vdouble both = 1.0 / ((u + 1.0) * (u + 2.0)); /* a division costs as much as all the rest */
+    const vdouble both
+        = 1.0 / ((u + 1.0) * (u + 2.0)); /* a division costs as much as all the rest */
     const vdouble s = u * (u + 1.0) * both;
     *inverse = (u + 2.0) * both;
     const vdouble z = s * s;
@@ -239,7 +241,8 @@ INLINE vdouble binary_loss(vdouble x, vdouble one, vdouble zero, vdouble *grad)
     const vdouble pull = unlikely * inverse - likely * (u * inverse) * down;
     *grad = (vdouble)((vlong)pull ^ (sign & ~positive));
     /* 0 * inf = 0 */
-    return (likely + unlikely) * log_sum * down + (vdouble)((vlong)(a * unlikely) & (unlikely != 0));
+    return (likely + unlikely) * log_sum * down
+           + (vdouble)((vlong)(a * unlikely) & (unlikely != 0));
 }
 
 /* Lin et al. 2017, eq. 5, as robust_loss in epilogue.h; one or zero is 0. */
@@ -278,7 +281,8 @@ static void compute_part(const fastce_binary_call *call, ptrdiff_t n, part_array
         _Alignas(64) double loss[LANES], grad[LANES];
         for (int w = 0; w < WIDE; w++) {
             const ptrdiff_t k = i + w * DOUBLES;
-            const vdouble x = widen(load_real(part->x + i), w), target = doubles_at(part->target, k);
+            const vdouble x = widen(load_real(part->x + i), w),
+                          target = doubles_at(part->target, k);
             vdouble one = target, zero = 1.0 - target, g, value;
             if (smoothing != 0) {
                 one = one * (1 - smoothing) + smoothing / 2;

@@ -134,8 +134,7 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
 /* Each row's entry of the tile at its target; of class 0 where it has none. */
 INLINE void gather_targets(real (*tile)[TILE], const int64_t *targets, ptrdiff_t n, double *entry)
 {
-    for (ptrdiff_t i = 0; i < n; i++)
-        entry[i] = tile[targets[i] & ~(targets[i] >> 63)][i];
+    for (ptrdiff_t i = 0; i < n; i++) entry[i] = tile[targets[i] & ~(targets[i] >> 63)][i];
 }
 
 /* What a tile of rows has besides its logits, where a call has options. */
@@ -157,10 +156,11 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
         }
     for (ptrdiff_t j = 0; run->probabilities.data && j < n_classes; j++)
         for (ptrdiff_t i = 0; i < padded; i++)
-            more->dense[j][i] = i >= n ? 0
-                                       : *(const real *)(run->probabilities.data
-                                                         + (first + i) * run->probabilities.row_stride
-                                                         + j * run->probabilities.class_stride);
+            more->dense[j][i] = i >= n
+                                    ? 0
+                                    : *(const real *)(run->probabilities.data
+                                                      + (first + i) * run->probabilities.row_stride
+                                                      + j * run->probabilities.class_stride);
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
         vreal seen = splat(0);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
@@ -190,8 +190,8 @@ INLINE void column_dense(const fastce_call *call, real (*tile)[TILE], const opti
         vdouble overlap = splat_double(0);
         for (ptrdiff_t j = 0; j < call->n_classes; j++) {
             const vreal q = *(const vreal *)(more->dense[j] + i);
-            add_gap(q, *(const vreal *)(more->logits[j] + i), doubles_at(rows->max, lane), w,
-                    &mass, &gap);
+            add_gap(q, *(const vreal *)(more->logits[j] + i), doubles_at(rows->max, lane), w, &mass,
+                    &gap);
             overlap += widen(q, w) * widen(*(const vreal *)(tile[j] + i), w);
         }
         for (int l = 0; l < DOUBLES; l++) {

@@ -6,7 +6,8 @@
 #define DECLARE(isa)                                                                               \
     extern const fastce_kernels fastce_##isa##_f32, fastce_##isa##_f64, fastce_##isa##_f16,        \
         fastce_##isa##_bf16
-#define TABLES(isa) {&fastce_##isa##_f32, &fastce_##isa##_f64, &fastce_##isa##_f16, &fastce_##isa##_bf16}
+#define TABLES(isa)                                                                                \
+    {&fastce_##isa##_f32, &fastce_##isa##_f64, &fastce_##isa##_f16, &fastce_##isa##_bf16}
 
 DECLARE(baseline);
 

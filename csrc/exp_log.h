@@ -28,7 +28,7 @@
 enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, HEADROOM = 16 };
 #define TWO_TO_BIAS 0x1p32
 #define SHIFT_FROM 512.0
-#define ROUND_MAGIC 0x1.8p23 /* adding it leaves the rounded integer in the low bits */
+#define ROUND_MAGIC 0x1.8p23  /* adding it leaves the rounded integer in the low bits */
 #define LN2_HIGH 0x1.62e8p-1f /* ln 2 to 14 bits: times 10 bits is exact */
 #define LN2_LOW -0x1.e8082ep-16f
 #else

@@ -10,7 +10,16 @@
 
 /* The kinds of integers that targets may be, and of floats that binary ones may be.  They are read where
  * they are, never copied to another dtype. */
-enum { FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64, FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64 };
+enum {
+    FASTCE_I8,
+    FASTCE_I16,
+    FASTCE_I32,
+    FASTCE_I64,
+    FASTCE_U8,
+    FASTCE_U16,
+    FASTCE_U32,
+    FASTCE_U64
+};
 enum { FASTCE_FLOAT = FASTCE_U64 + 1, FASTCE_DOUBLE };
 
 /* The dtypes that logits, grad and hess may have. */
@@ -74,8 +83,8 @@ typedef struct fastce_call {
     int stream; /* write grad past the caches */
     ptrdiff_t sum_rows, sums_per_run, n_sums;
     ptrdiff_t chunk_rows, chunks_per_run, n_chunks;
-    double *sums; /* [n_sums][2]: a sum, and what its roundings lost */
-    char *scratch;      /* [n_threads][scratch_size], aligned to 64 bytes */
+    double *sums;  /* [n_sums][2]: a sum, and what its roundings lost */
+    char *scratch; /* [n_threads][scratch_size], aligned to 64 bytes */
     size_t scratch_size;
     _Atomic ptrdiff_t next_chunk;
     const struct fastce_kernels *kernels;
@@ -146,7 +155,8 @@ int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double
 /* parallel.c: the only file with threads.  Runs task(arg, thread) on the caller's thread as number 0
  * and on up to n_threads - 1 others; returns when all that have begun are done.  It may run on fewer. */
 void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threads);
-int fastce_use_threading(const char *name); /* "pool", "openmp" or "serial"; -1: not in this build */
+int fastce_use_threading(
+    const char *name); /* "pool", "openmp" or "serial"; -1: not in this build */
 const char *fastce_threading(void);
 
 /* call.c: the yardsticks of the benchmarks on several threads; dst NULL: read, and return the sum. */

@@ -29,7 +29,8 @@ enum { MOST_HELPERS = 255, PAUSES = 1000 };
 typedef enum { SERIAL, POOL, OPENMP } backend;
 static const char *const names[] = {"serial", "pool", "openmp"};
 static backend used = POOL;
-static int is_forked_child; /* libgomp's threads do not survive fork, and it hangs (GCC bug 60035) */
+static int
+    is_forked_child; /* libgomp's threads do not survive fork, and it hangs (GCC bug 60035) */
 
 static struct {
     pthread_mutex_t caller; /* held by the one call that has the pool; others run alone */

@@ -14,11 +14,11 @@
 #include "prepare.h"
 
 enum {
-    GROUP = 4 * LANES,                          /* elements of one step: four chains of arithmetic */
-    BLOCK = 4096 / (ptrdiff_t)sizeof(real),     /* a page: the block, its terms and the previous row
+    GROUP = 4 * LANES,                      /* elements of one step: four chains of arithmetic */
+    BLOCK = 4096 / (ptrdiff_t)sizeof(real), /* a page: the block, its terms and the previous row
                                                    share the smallest L1, 32 KB */
-    LINE = 64 / (ptrdiff_t)sizeof(elem),        /* elements of a cache line */
-    STREAM_BYTES = LANES * sizeof(elem),        /* what a streaming store is aligned to */
+    LINE = 64 / (ptrdiff_t)sizeof(elem),    /* elements of a cache line */
+    STREAM_BYTES = LANES * sizeof(elem),    /* what a streaming store is aligned to */
 };
 
 /* Adds a vector so that nothing is lost that matters, for any number of classes: to doubles for float
@@ -97,7 +97,8 @@ INLINE void write_group(const pending_row *row, const real *terms, ptrdiff_t fro
     elem *grad = (elem *)row->grad + first;
     terms += first;
     if (row->stream)
-        for (int i = 0; i < GROUP; i += LANES) store_stream(grad + i, load_real(terms + i) * factor);
+        for (int i = 0; i < GROUP; i += LANES)
+            store_stream(grad + i, load_real(terms + i) * factor);
     else if (ELEM_IS_REAL || !row->as_real)
         for (int i = 0; i < GROUP; i += LANES) store(grad + i, load_real(terms + i) * factor);
     else
@@ -213,7 +214,8 @@ static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
 {
     ptrdiff_t seen = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++)
-        seen += (get(row->x + j) != HIDDEN) & (!row->where || row->where[j * row->where_stride] != 0);
+        seen += (get(row->x + j) != HIDDEN)
+                & (!row->where || row->where[j * row->where_stride] != 0);
     return seen;
 }
 
@@ -236,17 +238,14 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
 
     for (ptrdiff_t start = 0; start < n_classes; start += BLOCK) {
         const ptrdiff_t n = n_classes - start < BLOCK ? n_classes - start : BLOCK;
-        const elem *ahead
-            = start + BLOCK < n_classes ? input->x + start + BLOCK : input->next_x;
+        const elem *ahead = start + BLOCK < n_classes ? input->x + start + BLOCK : input->next_x;
         real block_max = load_block(input->x + start, n, block);
-        if (transformed || dense)
-            block_max = prepare_block(call, input, start, n, block, scratch);
+        if (transformed || dense) block_max = prepare_block(call, input, start, n, block, scratch);
         if (target >= start && target < start + n) target_logit = block[target - start];
 
         ptrdiff_t top_at = -1;
         if (block_max > max) {
-            const double power
-                = __builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
+            const double power = __builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
             if (start == 0 || max == -__builtin_inf() || power - (double)ref.power > HEADROOM) {
                 /* the terms so far are too small for the new maximum: a new reference */
                 const double old_top = top;
@@ -284,8 +283,7 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
         for (ptrdiff_t j = 0; j < n; j += GROUP) {
             if (pending->grad) write_group(pending, terms, start + j, n_classes);
             if (ahead)
-                for (ptrdiff_t i = 0; i < GROUP; i += LINE)
-                    prefetch(ahead + j + i);
+                for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch(ahead + j + i);
             vreal e[4];
             for (int i = 0; i < 4; i++)
                 e[i] = exp_terms(*(const vreal *)(block + j + i * LANES), &vref);
@@ -354,8 +352,10 @@ static void write_row(const fastce_call *call, const row_input *input, const row
             const vreal c = *(const vreal *)(chain + j);
             if (hess) {
                 vreal x = splat(0), unused;
-                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) x[l] = get(input->x + j + l);
-                const vreal bend = prepare_logits(call, x, &unused) * (real)(-2 / (softcap * softcap));
+                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++)
+                    x[l] = get(input->x + j + l);
+                const vreal bend
+                    = prepare_logits(call, x, &unused) * (real)(-2 / (softcap * softcap));
                 hess_z = hess_z * c * c + grad_z * (bend * c);
             }
             grad_z *= c;

@@ -138,7 +138,8 @@ INLINE void transpose(vreal v[LANES])
 #pragma GCC unroll 8
     for (int s = 1; s < LANES; s *= 2) {
         const vinteger upper = (lane & s) != 0;
-        const vinteger first = lane + (upper & (LANES - s)), second = lane + ((~upper & s) | (upper & LANES));
+        const vinteger first = lane + (upper & (LANES - s)),
+                       second = lane + ((~upper & s) | (upper & LANES));
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             if (!(i & s)) {

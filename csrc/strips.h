@@ -53,8 +53,7 @@ static void store_strip(const fastce_array *x, int out_elem, ptrdiff_t first, pt
             vreal v[LANES];
             for (int l = 0; l < LANES; l++) v[l] = load_real(strip + l * width + j);
             transpose(v);
-            for (int l = 0; l < LANES; l++)
-                store((elem *)(out + (j + l) * x->class_stride), v[l]);
+            for (int l = 0; l < LANES; l++) store((elem *)(out + (j + l) * x->class_stride), v[l]);
         }
     for (; j < n_classes; j++)
         for (ptrdiff_t i = 0; i < n; i++)
@@ -82,8 +81,8 @@ INLINE size_t strip_size(ptrdiff_t n_classes)
 static void cross_entropy_strips(fastce_call *call, int thread)
 {
     const ptrdiff_t n_classes = call->n_classes, width = strip_width(n_classes);
-    char *scratch = call->scratch + (size_t)thread * call->scratch_size
-                    + 3 * row_scratch_size(n_classes);
+    char *scratch
+        = call->scratch + (size_t)thread * call->scratch_size + 3 * row_scratch_size(n_classes);
     elem *logits = (elem *)scratch;
     real *grad = (real *)(scratch + strip_size(n_classes)), *hess = grad + LANES * width;
     real *probabilities = hess + LANES * width;
@@ -105,10 +104,8 @@ static void cross_entropy_strips(fastce_call *call, int thread)
                         run->grad.data ? (char *)(grad + i * width) : NULL,
                         run->hess.data ? (char *)(hess + i * width) : NULL);
             write_pending(&worker.pending, worker.scratch.terms, n_classes);
-            if (run->grad.data)
-                store_strip(&run->grad, call->out_elem, first, n, n_classes, grad);
-            if (run->hess.data)
-                store_strip(&run->hess, call->out_elem, first, n, n_classes, hess);
+            if (run->grad.data) store_strip(&run->grad, call->out_elem, first, n, n_classes, grad);
+            if (run->hess.data) store_strip(&run->hess, call->out_elem, first, n, n_classes, hess);
         }
     }
 }

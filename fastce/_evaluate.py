@@ -115,12 +115,12 @@ def evaluate(
         return float((weight * values).sum() / weight.sum()) if len(weight) else float("nan")
 
     def per_class(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(classes, weights=weight * values, minlength=n_classes)
+        total = np.bincount(classes, weights=weight * values, minlength=n_classes)
+        return total.astype(np.float64)
 
-    # a confidence of exactly k / 15 belongs to the bin that it closes
-    bins = np.clip(np.ceil(stats["confidence"] * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1) if (
-        not np.isnan(stats["confidence"]).any()
-    ) else np.zeros(len(stats), np.int64)
+    # a confidence of exactly k / 15 belongs to the bin that it closes; NaN makes the sum NaN anyway
+    confidence = np.nan_to_num(stats["confidence"])
+    bins = np.clip(np.ceil(confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
     gaps = np.bincount(bins, weights=weight * (right - stats["confidence"]), minlength=N_BINS)
     loss = mean(stats["loss"])
     with np.errstate(invalid="ignore", over="ignore"):
