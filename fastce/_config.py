@@ -8,9 +8,8 @@ from typing import Any
 from fastce import _kernel, _threads
 
 
-
 def _force(variable: str, use: Callable[[str], object]) -> bool:
-    """What the environment asks for by name is used, or the import fails: never another in silence."""
+    """Use what the environment asks for by name, or fail: never another in silence."""
     name = os.environ.get(variable, "")
     if name:
         try:

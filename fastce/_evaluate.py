@@ -80,10 +80,10 @@ def evaluate(
     Returns
     -------
     Evaluation
-        ``loss``, ``accuracy``, ``top_k_accuracy``, ``perplexity`` (``exp(loss)``), ``entropy`` (mean,
-        in nats), ``ece`` (expected calibration error of the top class, 15 equal bins; Guo et al.
-        2017), ``n_valid`` (rows counted) and ``per_class`` (``count``, ``loss``, ``accuracy`` by true
-        class). Means over no row are NaN.
+        ``loss``, ``accuracy``, ``top_k_accuracy``, ``perplexity`` (``exp(loss)``), ``entropy``
+        (mean, in nats), ``ece`` (expected calibration error of the top class, 15 equal bins; Guo
+        et al. 2017), ``n_valid`` (rows counted) and ``per_class`` (``count``, ``loss``,
+        ``accuracy`` by true class). Means over no row are NaN.
 
     Raises
     ------
