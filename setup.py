@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -47,17 +48,20 @@ class BuildKernels(build_ext):
         openmp = self.openmp_flags()
         ext.extra_compile_args = FLAGS + openmp
         ext.extra_link_args = openmp
-        objects = []
-        for isa, isa_flags in ISAS.items():
-            for elem in ELEMS:
-                objects += self.compiler.compile(
-                    ["csrc/kernel.c"],
-                    output_dir=os.path.join(self.build_temp, f"{isa}_{elem}"),
-                    macros=[("FASTCE_ISA", isa), (f"FASTCE_{elem}", None)],
-                    extra_postargs=FLAGS + isa_flags,
-                    depends=INPUTS,
-                )
-        ext.extra_objects = objects
+
+        def compile_kernel(isa, elem):
+            return self.compiler.compile(
+                ["csrc/kernel.c"],
+                output_dir=os.path.join(self.build_temp, f"{isa}_{elem}"),
+                macros=[("FASTCE_ISA", isa), (f"FASTCE_{elem}", None)],
+                extra_postargs=FLAGS + ISAS[isa],
+                depends=INPUTS,
+            )
+
+        # On all cores: one after the other they take three quarters of a minute.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            variants = [pool.submit(compile_kernel, isa, elem) for isa in ISAS for elem in ELEMS]
+        ext.extra_objects = [path for variant in variants for path in variant.result()]
         super().build_extension(ext)
 
     def openmp_flags(self):
