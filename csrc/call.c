@@ -76,12 +76,15 @@ int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double
     call->sums = few_sums;
     if (call->n_chunks > 32)
         call->sums = sums = malloc((size_t)call->n_chunks * 2 * sizeof(double));
-    if (!call->sums) return -1;
-    atomic_store(&call->next_chunk, 0);
-    fastce_parallel(check ? run_check_binary : run_binary, call, n_threads);
-    *sum = sum_in_order(call->sums, 2 * call->n_chunks);
+    const int failed = !call->sums;
+    if (!failed) {
+        atomic_store(&call->next_chunk, 0);
+        fastce_parallel(check ? run_check_binary : run_binary, call, n_threads);
+        *sum = sum_in_order(call->sums, 2 * call->n_chunks);
+    }
+    call->sums = NULL;
     free(sums);
-    return 0;
+    return failed ? -1 : 0;
 }
 
 typedef struct {

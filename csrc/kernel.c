@@ -3,6 +3,7 @@
  * nothing else, or the linker could keep an AVX-512 copy of a shared function for all. */
 #include "binary.h"
 #include "columns.h"
+#include "gather.h"
 #include "optimizer.h"
 #include "stream.h"
 
@@ -19,7 +20,7 @@ static void plan(fastce_call *call)
     const ptrdiff_t sum_rows = CHUNK_ELEMENTS / (n_classes ? n_classes : 1) / step * step;
     call->sum_rows = sum_rows < step ? step : sum_rows;
     call->chunk_rows = call->sum_rows;
-    if (!few && !direct) /* whole strips */
+    if (!few && !direct && !is_gathered(call)) /* whole strips */
         call->chunk_rows = (LANES + call->sum_rows - 1) / call->sum_rows * call->sum_rows;
     const ptrdiff_t n_runs = call->n_rows / call->run_length;
     call->sums_per_run = (call->run_length + call->sum_rows - 1) / call->sum_rows;
@@ -43,7 +44,9 @@ static void plan_binary(fastce_binary_call *call)
 
 static void cross_entropy(fastce_call *call, int thread)
 {
-    if (call->n_classes <= FEW_CLASSES)
+    if (is_gathered(call))
+        gather_rows(call, thread);
+    else if (call->n_classes <= FEW_CLASSES)
         cross_entropy_columns(call, thread);
     else if (is_contiguous(call))
         cross_entropy_rows(call, thread);

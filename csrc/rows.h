@@ -90,7 +90,11 @@ INLINE void write_group(const pending_row *row, const real *terms, ptrdiff_t fro
     const ptrdiff_t first = row->head + from;
     if (from == 0) write_scalar(row, terms, 0, row->head < n_classes ? row->head : n_classes);
     if (first + GROUP > n_classes) {
-        write_scalar(row, terms, first, n_classes);
+        ptrdiff_t j = first;
+        if (row->stream) /* a line that is written in the usual way is read first */
+            for (; j + LANES <= n_classes; j += LANES)
+                store_stream((elem *)row->grad + j, load_real(terms + j) * row->factor);
+        write_scalar(row, terms, j, n_classes);
         return;
     }
     const vreal factor = splat(row->factor);
@@ -130,24 +134,21 @@ INLINE real load_block(const elem *x, ptrdiff_t n, real *block)
     for (ptrdiff_t j = whole; j < end; j += LANES)
         max[0] = maximum(*(const vreal *)(block + j), max[0]);
     const vreal all = maximum(maximum(max[0], max[1]), maximum(max[2], max[3]));
-    real largest = all[0];
-    for (int i = 1; i < LANES; i++) largest = all[i] > largest ? all[i] : largest;
-    return largest;
+    return largest_lane(all);
 }
 
 /* Where the first x in block is; there is one. */
 INLINE ptrdiff_t find(const real *block, real x)
 {
     const vreal wanted = splat(x);
-    ptrdiff_t j = 0;
-    for (;; j += GROUP) {
-        vinteger held = *(const vreal *)(block + j) == wanted;
-        for (int i = LANES; i < GROUP; i += LANES)
-            held |= *(const vreal *)(block + j + i) == wanted;
-        if (any(held)) break;
+    for (ptrdiff_t j = 0;; j += GROUP) {
+        vinteger held[4];
+        for (int i = 0; i < 4; i++) held[i] = *(const vreal *)(block + j + i * LANES) == wanted;
+        if (!any((held[0] | held[1]) | (held[2] | held[3]))) continue;
+        int i = 0;
+        while (!any(held[i])) i++;
+        return j + i * LANES + first_lane(held[i]);
     }
-    while (block[j] != x) j++;
-    return j;
 }
 
 /* Whether a row's terms are read again after its sum is known. */
@@ -302,8 +303,10 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
         row->target_term[0] = terms[target];
     else if (call->loss != FASTCE_CROSS_ENTROPY)
         row->target_term[0] = exact_term(target_logit, 0, &ref);
-    row->mass[0] = total_of(&mass);
-    row->gap[0] = total_of(&gap);
+    if (dense) {
+        row->mass[0] = total_of(&mass);
+        row->gap[0] = total_of(&gap);
+    }
 }
 
 /* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options

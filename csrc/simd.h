@@ -123,23 +123,24 @@ INLINE vreal maximum(vreal a, vreal b)
 }
 
 /* 0, 1, 2, ...: what constant shuffles are made from. */
-#define COUNT_TO_16 {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
-typedef struct {
-    integer lane[16];
-} lane_numbers;
+INLINE vinteger lane_numbers(void)
+{
+    static const integer counted[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vinteger lane;
+    memcpy(&lane, counted, sizeof lane);
+    return lane;
+}
 
 /* v[i] lane j becomes v[j] lane i.  At step s, blocks of s x s lanes off the diagonal change places;
  * the loops unroll and each shuffle is one instruction or two. */
 INLINE void transpose(vreal v[LANES])
 {
-    static const lane_numbers counted = {COUNT_TO_16};
-    vinteger lane;
-    memcpy(&lane, &counted, sizeof lane);
+    const vinteger lane = lane_numbers();
 #pragma GCC unroll 8
     for (int s = 1; s < LANES; s *= 2) {
         const vinteger upper = (lane & s) != 0;
-        const vinteger first = lane + (upper & (LANES - s)),
-                       second = lane + ((~upper & s) | (upper & LANES));
+        const vinteger first = lane + (upper & (LANES - s));
+        const vinteger second = lane + ((~upper & s) | (upper & LANES));
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             if (!(i & s)) {
@@ -148,6 +149,15 @@ INLINE void transpose(vreal v[LANES])
                 v[i + s] = __builtin_shuffle(a, b, second);
             }
     }
+}
+
+/* The largest lane, NaN passed over unless all are. */
+INLINE real largest_lane(vreal v)
+{
+    const vinteger lane = lane_numbers();
+#pragma GCC unroll 8
+    for (int s = LANES / 2; s; s /= 2) v = maximum(v, __builtin_shuffle(v, lane ^ s));
+    return v[0];
 }
 
 /* Whether any lane of a comparison holds. */
@@ -163,6 +173,24 @@ INLINE int any(vinteger mask)
     int held = 0;
     for (int l = 0; l < LANES; l++) held |= mask[l] != 0;
     return held;
+#endif
+}
+
+/* The first lane where a comparison holds, as it does somewhere. */
+INLINE int first_lane(vinteger mask)
+{
+#if defined(__AVX512F__) && defined(FASTCE_f64)
+    return __builtin_ctz(_mm512_movepi64_mask((__m512i)mask));
+#elif defined(__AVX512F__)
+    return __builtin_ctz(_mm512_movepi32_mask((__m512i)mask));
+#elif defined(__AVX2__)
+    return __builtin_ctz((unsigned)_mm256_movemask_epi8((__m256i)mask)) / (int)sizeof(real);
+#elif defined(__SSE2__)
+    return __builtin_ctz((unsigned)_mm_movemask_epi8((__m128i)mask)) / (int)sizeof(real);
+#else
+    int lane = 0;
+    while (!mask[lane]) lane++;
+    return lane;
 #endif
 }
 
