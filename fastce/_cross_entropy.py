@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: signatures and what they promise.  Arguments are checked in _kernel.pyx."""
+"""Softmax cross-entropy: signatures and what they promise; arguments are checked in _kernel.pyx."""
 
 from typing import Any, Literal
 
@@ -30,16 +30,16 @@ def cross_entropy(
 ) -> Any:
     """Softmax cross-entropy of logits against class indices or probabilities.
 
-    A row's loss is ``-sum(q * log(softmax(z)))``, computed as ``(max - z_y) + log1p(sum of the other
-    exponentials)``, the form that keeps small losses exact (Blanchard, Higham and Higham, IMA J.
-    Numer. Anal. 2021, section 4). ``z`` are the logits after scale and cap, ``q`` the target
+    A row's loss is ``-sum(q * log(softmax(z)))``, computed as ``(max - z_y) + log1p(sum of the
+    other exponentials)``, the form that keeps small losses exact (Blanchard, Higham and Higham, IMA
+    J. Numer. Anal. 2021, section 4). ``z`` are the logits after scale and cap, ``q`` the target
     distribution after smoothing and weights. The formulas of every option are in docs/options.md.
 
     Parameters
     ----------
     logits : array with a class axis
-        Unnormalised scores, float32 or float64, of any strides: no copy is made of them. ``-inf``
-        masks a class. Integers and lists become float64.
+        Unnormalised scores, float16, bfloat16 (ml_dtypes), float32 or float64, of any strides: no
+        copy is made of them. ``-inf`` masks a class. Integers and lists become float64.
     targets : integers of the rows' shape, or floats of the logits' shape
         The class of each row, in ``[0, n_classes)`` or `ignore_index`, of any integer dtype; or
         probabilities, whose rows need not sum to one. The rows' shape is that of the logits
@@ -53,8 +53,8 @@ def cross_entropy(
     ignore_index : int or None, default -100
         Rows with this target count for nothing: loss 0, gradient 0, never read.
     where : bool array of the rows' or of the logits' shape, optional
-        Of the rows' shape: the rows to keep. Of the logits' shape: the classes to keep; a class that
-        is hidden equals one at ``-inf``, and a row with none left is not there.
+        Of the rows' shape: the rows to keep. Of the logits' shape: the classes to keep; a class
+        that is hidden equals one at ``-inf``, and a row with none left is not there.
     label_smoothing : float, default 0.0
         In [0, 1]: this part of each row's target goes to all classes that no mask hides, evenly.
     logit_scale : float, default 1.0
@@ -64,8 +64,8 @@ def cross_entropy(
     z_loss : float, default 0.0
         Adds ``z_loss * logsumexp(z)**2`` to each row, times its sample weight (as in PaLM).
     reduction : {"none", "sum", "mean"}, default "mean"
-        ``"mean"`` divides by the sum of ``sample_weight * class_weight[target]`` over the rows kept,
-        as PyTorch does; for probabilities by the sum of ``sample_weight``.
+        ``"mean"`` divides by the sum of ``sample_weight * class_weight[target]`` over the rows
+        kept, as PyTorch does; for probabilities by the sum of ``sample_weight``.
     normalizer : float, optional
         Replaces that divisor: the count over all parts of an accumulated gradient, say.
     on_empty : {"nan", "zero", "raise"}, default "nan"
@@ -136,8 +136,9 @@ def cross_entropy_with_grad(
 ) -> tuple[Any, NDArray[Any]]:
     """Softmax cross-entropy and its gradient with respect to the logits, in one pass.
 
-    For class indices ``grad = w * (softmax(z) - onehot)``, where the target's element is computed as
-    minus the sum of the other probabilities, so that it is exact where that of the target is near 1.
+    For class indices ``grad = w * (softmax(z) - onehot)``, where the target's element is computed
+    as minus the sum of the other probabilities, so that it is exact where that of the target is
+    near 1.
 
     Parameters
     ----------
@@ -145,8 +146,9 @@ def cross_entropy_with_grad(
     logit_scale, softcap, z_loss, reduction, normalizer, on_empty, n_threads
         As in `cross_entropy`.
     out : array of the logits' shape, optional
-        The buffer for the gradient, float32 or float64, of any strides. May be `logits` itself, which
-        is then overwritten; any other overlap with an input is refused.
+        The buffer for the gradient, of any of the logits' dtypes, whatever theirs is, and of any
+        strides. May be `logits` itself, which is then overwritten; any other overlap with an input
+        is refused.
     upstream : float, or for ``reduction="none"`` an array of the rows' shape, optional
         Factor of the gradient: what the loss is multiplied by further on (the chain rule).
 
@@ -155,7 +157,9 @@ def cross_entropy_with_grad(
     loss : float64 for float64 logits, else float32
         As `cross_entropy`.
     grad : array of the logits' shape
-        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or `out`.
+        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or
+        `out`. For half-precision logits it is computed as for float32 ones and rounded once, on the
+        way out; a float32 or float64 `out` holds it to float32's accuracy.
 
     Raises
     ------
@@ -213,8 +217,8 @@ def cross_entropy_with_grad_hess(
     grad : array of the logits' shape
         As `cross_entropy_with_grad`.
     hess_diag : array of the logits' shape and of the dtype of grad
-        The second derivative of the returned loss by each logit; without options ``w * p * (1 - p)``,
-        right also where ``p`` is near 1.
+        The second derivative of the returned loss by each logit; without options
+        ``w * p * (1 - p)``, right also where ``p`` is near 1.
 
     Raises
     ------

@@ -24,7 +24,23 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; ``print`` shows it."""
+    """What `evaluate` found; ``print`` shows it.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> print(fastce.evaluate([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], [0, 1, 1], top_k=1))
+    rows            3
+    loss            1.1629
+    accuracy        0.6667
+    top-1 accuracy  0.6667
+    perplexity      3.1993
+    entropy         0.3795
+    ECE             0.4469
+    class    count     loss  accuracy
+        0        1   0.1269    1.0000
+        1        2   1.6809    0.5000
+    """
 
     loss: float
     accuracy: float

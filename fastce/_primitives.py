@@ -20,12 +20,12 @@ def softmax(
     Parameters
     ----------
     logits : array with a class axis
-        float32 or float64, any strides; integers and lists become float64. ``-inf`` gives 0; a row
-        of nothing but ``-inf``, or with NaN or ``+inf``, is NaN.
+        float16, bfloat16 (ml_dtypes), float32 or float64, any strides; integers and lists become
+        float64. ``-inf`` gives 0; a row of nothing but ``-inf``, or with NaN or ``+inf``, is NaN.
     axis : int, default -1
         The class axis.
     out : array of the logits' shape, optional
-        The buffer for the result, float32 or float64; may be `logits` itself.
+        The buffer for the result, of any of these dtypes; may be `logits` itself.
     n_threads : int, optional
         As in `cross_entropy`.
 
@@ -102,6 +102,7 @@ def logsumexp(
     Returns
     -------
     array of the rows' shape (with `keepdims`, of the logits' number of axes)
+        float64 for float64 logits, else float32.
 
     Raises
     ------

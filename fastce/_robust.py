@@ -31,8 +31,9 @@ def focal_loss(
 ) -> Any:
     """Focal loss of softmax probabilities: rows that are right already count for less.
 
-    ``alpha * (1 - p)**gamma * -log(p)`` with ``p`` the target's probability (Lin et al. 2017, eq. 4, for
-    many classes). ``1 - p`` is the sum of the other probabilities, so nothing cancels or is clipped.
+    ``alpha * (1 - p)**gamma * -log(p)`` with ``p`` the target's probability (Lin et al. 2017,
+    eq. 4, for many classes). ``1 - p`` is the sum of the other probabilities, so nothing cancels or
+    is clipped.
 
     Parameters
     ----------
@@ -104,7 +105,8 @@ def focal_loss_with_grad(
     loss : float64 for float64 logits, else float32
         As `focal_loss`.
     grad : array of the logits' shape
-        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or `out`.
+        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or
+        `out`.
 
     Raises
     ------
@@ -215,7 +217,8 @@ def generalized_cross_entropy_with_grad(
     loss : float64 for float64 logits, else float32
         As `generalized_cross_entropy`.
     grad : array of the logits' shape
-        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or `out`.
+        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or
+        `out`.
 
     Raises
     ------
@@ -259,8 +262,8 @@ def symmetric_cross_entropy(
 ) -> Any:
     """Symmetric cross-entropy: cross-entropy plus its reverse, for noisy labels.
 
-    ``alpha * -log(p) + beta * -log_zero * (1 - p)`` with ``p`` the target's probability (Wang et al.
-    2019, eq. 7).
+    ``alpha * -log(p) + beta * -log_zero * (1 - p)`` with ``p`` the target's probability (Wang et
+    al. 2019, eq. 7).
 
     Parameters
     ----------
@@ -292,9 +295,9 @@ def symmetric_cross_entropy(
     beta = _kernel.check_number(beta, "beta", 0, True, 1e30)
     log_zero = _kernel.check_number(log_zero, "log_zero", -1e30, True, 0)
     return _kernel.softmax_loss(
-        _kernel.SYMMETRIC, alpha, -beta * log_zero, 1, logits, targets, axis, class_weight, sample_weight,
-        ignore_index, where, 0.0, logit_scale, softcap, 0.0, reduction, normalizer, on_empty, None,
-        None, n_threads,
+        _kernel.SYMMETRIC, alpha, -beta * log_zero, 1, logits, targets, axis, class_weight,
+        sample_weight, ignore_index, where, 0.0, logit_scale, softcap, 0.0, reduction, normalizer,
+        on_empty, None, None, n_threads,
     )  # fmt: skip
 
 
@@ -323,8 +326,8 @@ def symmetric_cross_entropy_with_grad(
 
     Parameters
     ----------
-    logits, targets, alpha, beta, log_zero, axis, class_weight, sample_weight, ignore_index, where, \
-    logit_scale, softcap, reduction, normalizer, on_empty, n_threads
+    logits, targets, alpha, beta, log_zero, axis, class_weight, sample_weight, ignore_index, \
+    where, logit_scale, softcap, reduction, normalizer, on_empty, n_threads
         As in `symmetric_cross_entropy`.
     out, upstream
         As in `cross_entropy_with_grad`.
@@ -334,7 +337,8 @@ def symmetric_cross_entropy_with_grad(
     loss : float64 for float64 logits, else float32
         As `symmetric_cross_entropy`.
     grad : array of the logits' shape
-        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or `out`.
+        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or
+        `out`.
 
     Raises
     ------
@@ -352,9 +356,9 @@ def symmetric_cross_entropy_with_grad(
     beta = _kernel.check_number(beta, "beta", 0, True, 1e30)
     log_zero = _kernel.check_number(log_zero, "log_zero", -1e30, True, 0)
     result: tuple[Any, NDArray[Any]] = _kernel.softmax_loss(
-        _kernel.SYMMETRIC, alpha, -beta * log_zero, 2, logits, targets, axis, class_weight, sample_weight,
-        ignore_index, where, 0.0, logit_scale, softcap, 0.0, reduction, normalizer, on_empty, out,
-        upstream, n_threads,
+        _kernel.SYMMETRIC, alpha, -beta * log_zero, 2, logits, targets, axis, class_weight,
+        sample_weight, ignore_index, where, 0.0, logit_scale, softcap, 0.0, reduction, normalizer,
+        on_empty, out, upstream, n_threads,
     )  # fmt: skip
     return result
 
@@ -378,8 +382,8 @@ def poly1_loss(
 ) -> Any:
     """Poly-1 loss: cross-entropy with its first polynomial term scaled.
 
-    ``-log(p) + epsilon * (1 - p)`` with ``p`` the target's probability (Leng et al. 2022, eq. 6). For
-    probabilities as targets it is ``sum(t * (-log(p) + epsilon * (1 - p)))``, as in optax.
+    ``-log(p) + epsilon * (1 - p)`` with ``p`` the target's probability (Leng et al. 2022, eq. 6).
+    For probabilities as targets it is ``sum(t * (-log(p) + epsilon * (1 - p)))``, as in optax.
 
     Parameters
     ----------
@@ -447,7 +451,8 @@ def poly1_loss_with_grad(
     loss : float64 for float64 logits, else float32
         As `poly1_loss`.
     grad : array of the logits' shape
-        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or `out`.
+        The gradient of the reduced loss (for ``"none"``, of the sum), of the logits' dtype, or
+        `out`.
 
     Raises
     ------
