@@ -105,8 +105,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="loss and accuracy of a trained model",
-        description="Print loss and accuracy of a model on the test images.",
+        help="loss, accuracy and more of a trained model",
+        description="Print what fastce.evaluate says of a model on the test images, and last its "
+        "loss and accuracy.",
         allow_abbrev=False,
     )
     evaluate.add_argument("model", help="a model.npz that fastce train wrote")
@@ -188,10 +189,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     classifier = MLPClassifier.load(arguments.model)
     _, _, X_test, y_test = _load_data(arguments)
     try:
-        loss, accuracy = classifier.loss_and_accuracy(X_test, y_test)
+        result = classifier.evaluate(X_test, y_test)
     except ValueError as error:
         raise ValueError(f"{arguments.model}: not a model for these images: {error}") from None
-    _say_result(loss, accuracy)
+    _say(str(result))
+    _say_result(result.loss, result.accuracy)
 
 
 def _say_result(loss: float, accuracy: float) -> None:

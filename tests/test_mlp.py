@@ -210,7 +210,7 @@ def test_the_first_loss_is_that_of_the_initial_weights(task):
     X, y = task
     clf = MLPClassifier(4, batch_size=90, max_iter=1)
     clf._begin(6, np.arange(3))
-    expected, _ = clf.loss_and_accuracy(X, y)
+    expected = clf.evaluate(X, y).loss
     assert clf.fit(X, y).loss_curve_ == [pytest.approx(expected, rel=1e-6)]
 
 
@@ -220,7 +220,7 @@ def test_a_short_last_batch_counts_by_its_rows(task, n, batch_size):
     X, y = (a[::-1][:n] for a in task)
     clf = MLPClassifier(5, batch_size=batch_size, learning_rate_init=1e-20, max_iter=1)
     clf.partial_fit(X, y, classes=[0, 1, 2])
-    assert clf.loss_curve_[0] == pytest.approx(clf.loss_and_accuracy(X, y)[0], rel=1e-5)
+    assert clf.loss_curve_[0] == pytest.approx(clf.evaluate(X, y).loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [90, 64])
@@ -298,7 +298,8 @@ def test_probabilities(task):
     assert p.dtype == np.float32
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_array_equal(clf.predict(X), p.argmax(axis=1))
-    loss, accuracy = clf.loss_and_accuracy(X, y)
+    result = clf.evaluate(X, y)
+    loss, accuracy = result.loss, result.accuracy
     assert loss == pytest.approx(-np.log(p[np.arange(90), y]).mean(), rel=1e-4)
     assert accuracy == clf.score(X, y)
 

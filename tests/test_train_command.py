@@ -70,7 +70,11 @@ def test_train_prints_and_leaves_what_it_should(tmp_path, data, run):
     clf = MLPClassifier.load(out / "model.npz")
     assert [weight.shape for weight in clf.coefs_] == [(35, 8), (8, 10)]
     assert clf.loss_curve_ == [epoch["loss"] for epoch in metrics]
-    assert run("evaluate", out / "model.npz", "--data", data) == (0, [final], [])
+    _, _, X_test, y_test = fastce.mlp.load_mnist(data)
+    shown = str(clf.evaluate(X_test, y_test)).splitlines()
+    assert shown[0].split() == ["rows", str(len(y_test))]
+    assert len(shown) > 10  # a line for each class
+    assert run("evaluate", out / "model.npz", "--data", data) == (0, [*shown, final], [])
 
 
 def test_flags_reach_the_classifier(tmp_path, data, run):

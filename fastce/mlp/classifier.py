@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce import cross_entropy, cross_entropy_with_grad
+from fastce import Evaluation, cross_entropy_with_grad, evaluate
 from fastce._kernel import adam_step
 
 from . import network
@@ -287,12 +287,10 @@ class MLPClassifier:
         _check_length(y, len(predicted))
         return float(np.mean(predicted == y))
 
-    def loss_and_accuracy(self, X: Any, y: Any) -> tuple[float, float]:
-        """Mean cross-entropy in nats, and accuracy, from one pass over X."""
+    def evaluate(self, X: Any, y: Any) -> Evaluation:
+        """`fastce.evaluate` of the logits for X; its figures per class are those of `classes_`."""
         logits = self._logits(X)
-        targets = self._encode(_as_labels(y), len(logits))
-        accuracy = float(np.mean(logits.argmax(axis=1) == targets))
-        return float(cross_entropy(logits, targets)), accuracy
+        return evaluate(logits, self._encode(_as_labels(y), len(logits)))
 
     def _logits(self, X: Any) -> np.ndarray:
         self._check_fitted()

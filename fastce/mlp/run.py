@@ -192,7 +192,8 @@ def train(
             with progress(title, len(X)) as on_batch:
                 loss = classifier._train_epoch(X, y, on_batch)
             seconds = time.perf_counter() - start
-            epoch = Epoch(loss, *classifier.loss_and_accuracy(X_test, y_test))
+            test = classifier.evaluate(X_test, y_test)
+            epoch = Epoch(loss, test.loss, test.accuracy)
             if not math.isfinite(epoch.test_loss):
                 raise DivergedError
         except DivergedError:
