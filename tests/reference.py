@@ -189,37 +189,6 @@ def log_loss(probs, targets, **options):
     return r.reduced(times(r.mass, -np.log(r.x)).sum(1, keepdims=True), times(-r.mass, 1 / r.x))
 
 
-@np.errstate(all="ignore")
-def evaluate(logits, targets, *, top_k=5, **options):
-    """The fields of fastce.evaluate, as a dict: means over the rows that are there."""
-    r = Rows(logits, targets, **options)
-    w, there = (r.weight * r.there)[:, 0], r.there[:, 0]
-    x_y = times(r.label, r.x).sum(1, keepdims=True)
-    before = np.cumsum(r.label[:, ::-1], 1)[:, ::-1] - r.label == 1  # classes below the label
-    rank = ((r.x > x_y) | ((r.x == x_y) & before)).sum(1)
-    loss = times(r.label, r.nll).sum(1)
-    entropy, confidence = times(r.p, r.nll).sum(1), r.p.max(1)
-
-    def mean(values, chosen=there):
-        return np.where(chosen, w * values, 0).sum() / w[chosen].sum()
-
-    bins = [there & (k < 15 * confidence) & (15 * confidence <= k + 1) for k in range(15)]
-    gaps = [w[b].sum() * abs(mean(rank == 0, b) - mean(confidence, b)) for b in bins if b.any()]
-    of_class = [there & r.label[:, c] for c in range(r.x.shape[1])]
-    return {
-        "loss": mean(loss),
-        "accuracy": mean(rank == 0),
-        "top_k_accuracy": mean(rank < top_k),
-        "perplexity": np.exp(mean(loss)),
-        "entropy": mean(entropy),
-        "ece": sum(gaps) / w[there].sum(),
-        "n_valid": there.sum(),
-        "count": [rows.sum() for rows in of_class],
-        "class_loss": [mean(loss, rows) for rows in of_class],
-        "class_accuracy": [mean(rank == 0, rows) for rows in of_class],
-    }
-
-
 # ---------- two classes: the logits x and 0
 
 
