@@ -29,9 +29,12 @@ def test_examples_of_docstrings_run(name):
 
 @pytest.mark.parametrize("module", ["fastce", "fastce.mlp"])
 def test_everything_public_has_an_example(module):
+    """But for the tuples that functions return: those are in the functions' examples."""
     module = importlib.import_module(module)
     for name in module.__all__:
-        assert ">>>" in inspect.getdoc(getattr(module, name)), f"{name} has no example"
+        public = getattr(module, name)
+        if not (inspect.isclass(public) and issubclass(public, tuple)):
+            assert ">>>" in inspect.getdoc(public), f"{name} has no example"
 
 
 def test_example_of_the_readme_runs(capsys):
