@@ -1,10 +1,10 @@
 /* Binary cross-entropy and its focal variant: every element is a row of its own, with the logits x
- * and 0.  There is no loop over classes, and arithmetic is in double for floats too (which are within
- * one ulp then), part by part: an element's arrays, of any strides, are brought together in L1,
- * computed, and written.
+ * and 0.  There is no loop over classes, and arithmetic is in double for floats too (they are
+ * within one ulp then), part by part: an element's arrays, of any strides, are brought together in
+ * L1, computed, and written.
  *
  * With a = |x| and u = e^-a, the smaller of sigmoid(x) and sigmoid(-x) is u / (1 + u), the larger
- * 1 / (1 + u); the class that x favours loses log1p(u), the other one a + log1p(u).  Nothing cancels
+ * 1 / (1 + u); the class that x favours loses log1p(u), the other a + log1p(u).  Nothing cancels
  * but a soft target against its probability. */
 #ifndef FASTCE_BINARY_H
 #define FASTCE_BINARY_H

@@ -11,6 +11,12 @@ if _find_spec("fastce._kernel") is None:
         "fastce is not compiled in this folder: start Python elsewhere or `pip install -e .`"
     )
 
+from fastce._binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_grad,
+    binary_focal_loss,
+    binary_focal_loss_with_grad,
+)
 from fastce._config import show_config
 from fastce._cross_entropy import (
     cross_entropy,
@@ -18,7 +24,13 @@ from fastce._cross_entropy import (
     cross_entropy_with_grad_hess,
 )
 from fastce._evaluate import Evaluation, evaluate
+from fastce._multi_task import (
+    UncertaintyGradients,
+    uncertainty_weighted,
+    uncertainty_weighted_with_grad,
+)
 from fastce._primitives import log_softmax, logsumexp, softmax
+from fastce._probabilities import log_loss, log_loss_with_grad, nll_loss, nll_loss_with_grad
 from fastce._robust import (
     focal_loss,
     focal_loss_with_grad,
@@ -35,6 +47,11 @@ __version__ = _version("fastce")
 
 __all__ = [
     "Evaluation",
+    "UncertaintyGradients",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_grad",
+    "binary_focal_loss",
+    "binary_focal_loss_with_grad",
     "cross_entropy",
     "cross_entropy_with_grad",
     "cross_entropy_with_grad_hess",
@@ -44,8 +61,12 @@ __all__ = [
     "generalized_cross_entropy",
     "generalized_cross_entropy_with_grad",
     "get_num_threads",
+    "log_loss",
+    "log_loss_with_grad",
     "log_softmax",
     "logsumexp",
+    "nll_loss",
+    "nll_loss_with_grad",
     "poly1_loss",
     "poly1_loss_with_grad",
     "set_num_threads",
@@ -54,4 +75,6 @@ __all__ = [
     "symmetric_cross_entropy",
     "symmetric_cross_entropy_with_grad",
     "threads",
+    "uncertainty_weighted",
+    "uncertainty_weighted_with_grad",
 ]

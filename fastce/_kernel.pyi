@@ -7,6 +7,8 @@ FOCAL: int
 GENERALIZED: int
 SYMMETRIC: int
 POLY1: int
+NLL: int
+LOG_LOSS: int
 SOFTMAX: int
 LOG_SOFTMAX: int
 LOGSUMEXP: int
@@ -60,6 +62,24 @@ def evaluate(
     ignore_index: int | None,
     n_threads: int | None,
 ) -> NDArray[Any]: ...
+def binary_loss(
+    is_focal: bool,
+    gamma: float,
+    alpha: float | None,
+    n_outputs: int,
+    logits: ArrayLike,
+    targets: ArrayLike,
+    pos_weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    where: ArrayLike | None,
+    label_smoothing: float,
+    reduction: str,
+    normalizer: float | None,
+    on_empty: str,
+    out: NDArray[Any] | None,
+    upstream: ArrayLike | None,
+    n_threads: int | None,
+) -> Any: ...
 def adam_step(
     params: NDArray[Any],
     grad: NDArray[Any],

@@ -42,6 +42,14 @@ cdef extern from "fastce.h" nogil:
         int loss
         double alpha, beta, smoothing, logit_scale, softcap, z_loss, grad_scale
         const fastce_kernels *kernels
+    ctypedef struct fastce_binary_call:
+        ptrdiff_t n_elements, run_length
+        int n_outer
+        const ptrdiff_t *outer_shape
+        fastce_array logits, losses, grad, targets, where, sample_weight, pos_weight, upstream
+        int out_elem, target_kind, is_focal, has_wrong
+        double gamma, one_factor, zero_factor, smoothing, grad_scale
+        const fastce_kernels *kernels
     ctypedef struct fastce_kernels:
         void (*plan)(fastce_call *) noexcept nogil
         ptrdiff_t (*check_targets)(const fastce_call *, ptrdiff_t *, double *) noexcept nogil
@@ -53,6 +61,7 @@ cdef extern from "fastce.h" nogil:
         int (*runs_here)() noexcept nogil
     const fastce_isa fastce_isas[]
     int fastce_run(fastce_call *, int, double *) noexcept
+    int fastce_run_binary(fastce_binary_call *, int, int, double *) noexcept
     double fastce_stream(const fastce_kernels *, const void *, void *, ptrdiff_t, int) noexcept
     int fastce_use_threading(const char *) noexcept
     const char *fastce_threading() noexcept
@@ -60,15 +69,19 @@ cdef extern from "fastce.h" nogil:
     enum:
         FASTCE_F32, FASTCE_F64, FASTCE_F16, FASTCE_BF16
         FASTCE_CROSS_ENTROPY, FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC, FASTCE_POLY1
+        FASTCE_NLL, FASTCE_LOG_LOSS
         FASTCE_SOFTMAX, FASTCE_LOG_SOFTMAX, FASTCE_LOGSUMEXP, FASTCE_EVALUATE
         FASTCE_I8, FASTCE_I16, FASTCE_I32, FASTCE_I64
         FASTCE_U8, FASTCE_U16, FASTCE_U32, FASTCE_U64
+        FASTCE_FLOAT, FASTCE_DOUBLE
 
 # Telling a second thread costs 1 microsecond when it is awake and 5 when it sleeps; 16384 elements
 # take about 5.
 cdef enum: ELEMENTS_PER_THREAD = 16384
 # Below about 10 microseconds of work, giving up the GIL costs more than others could win.
 cdef enum: ELEMENTS_WITH_GIL = 32768
+# An element of a binary loss, in double and with a logarithm of its own, costs as much as these.
+cdef enum: COST_OF_BINARY = 8
 
 # An OpenMP runtime that cannot start its threads ends the process.
 cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
@@ -78,6 +91,8 @@ FOCAL = FASTCE_FOCAL
 GENERALIZED = FASTCE_GENERALIZED
 SYMMETRIC = FASTCE_SYMMETRIC
 POLY1 = FASTCE_POLY1
+NLL = FASTCE_NLL
+LOG_LOSS = FASTCE_LOG_LOSS
 SOFTMAX = FASTCE_SOFTMAX
 LOG_SOFTMAX = FASTCE_LOG_SOFTMAX
 LOGSUMEXP = FASTCE_LOGSUMEXP
@@ -187,7 +202,7 @@ cdef int _elem_of(cnp.ndarray array) except -2:
     return -1
 
 
-cdef cnp.ndarray _as_logits(object logits):
+cdef cnp.ndarray _as_logits(object logits, str name="logits"):
     """logits as an aligned native array of a dtype that the kernels know; itself if it is one."""
     cdef cnp.ndarray array
     if cnp.PyArray_Check(logits):
@@ -197,12 +212,12 @@ cdef cnp.ndarray _as_logits(object logits):
     try:
         array = np.asarray(logits)
     except ValueError as error:
-        raise ValueError(f"logits must be an array of numbers: {error}") from None
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8 or _elem_of(array) >= 0:
         return array.astype(array.dtype.newbyteorder("="))
-    raise TypeError("logits must be float16, bfloat16, float32, float64 or integers, got "
+    raise TypeError(f"{name} must be float16, bfloat16, float32, float64 or integers, got "
                     + _kind_name(array))
 
 
@@ -242,13 +257,15 @@ cdef int _target_kind(cnp.ndarray targets) noexcept:
 
 
 cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
-    """Weights as a contiguous float64 array of this shape, none negative or NaN."""
+    """Weights as a contiguous float64 array of this shape (None: of any), none negative or NaN."""
     try:
         array = np.asarray(weights)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {_kind_name(array)}")
+    if shape is None:
+        shape = array.shape
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     array = np.ascontiguousarray(array, dtype=np.float64).reshape(shape)
@@ -260,11 +277,20 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     return array
 
 
+cdef cnp.ndarray _broadcast(object array, str name, cnp.ndarray logits):
+    """array as a view of the logits' shape."""
+    try:
+        return np.broadcast_to(array, (<object>logits).shape)
+    except ValueError:
+        raise ValueError(f"{name} must broadcast to the shape of logits {(<object>logits).shape}, "
+                         f"got {array.shape}") from None
+
+
 def check_weights(weights, name, shape):
     return _as_weights(weights, name, shape)
 
 
-cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
+cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, str name="logits"):
     """out as the buffer for grad: right in shape and dtype, writable, and sharing no memory with
     the logits unless it is the logits themselves."""
     if not cnp.PyArray_Check(out):
@@ -276,7 +302,7 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
         raise TypeError("out must be float16, bfloat16, float32 or float64, got "
                         + _kind_name(out))
     if not cnp.PyArray_SAMESHAPE(array, logits):
-        raise ValueError(f"out must have the shape of logits {(<object>logits).shape}, "
+        raise ValueError(f"out must have the shape of {name} {(<object>logits).shape}, "
                          f"got {out.shape}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError("out must be writable, got a read-only array")
@@ -289,7 +315,7 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits):
         if cnp.PyArray_STRIDE(array, i) == 0 and cnp.PyArray_DIM(array, i) > 1 and out.size:
             raise ValueError("out must not repeat its elements, got a stride of 0")
     if not same and _share_memory(array, logits):
-        raise ValueError("out must be the logits themselves or share no memory with them")
+        raise ValueError(f"out must be {name} itself or share no memory with it")
     return array
 
 
@@ -421,6 +447,27 @@ cdef cnp.ndarray _empty_like(cnp.ndarray array):
     return np.empty_like(array, subok=False)
 
 
+cdef int _read_reduction(object reduction, object on_empty, object normalizer, bint *mean,
+                         bint *each, double *divisor) except -1:
+    mean[0] = each[0] = False
+    if not isinstance(reduction, str):
+        raise TypeError(f"reduction must be a str, got {type(reduction).__name__}")
+    if reduction == "mean":
+        mean[0] = True
+    elif reduction == "none":
+        each[0] = True
+    elif reduction != "sum":
+        raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
+    if not (on_empty == "nan" if isinstance(on_empty, str) else False):
+        if not isinstance(on_empty, str) or on_empty not in ("nan", "zero", "raise"):
+            raise ValueError(f"on_empty must be 'nan', 'zero' or 'raise', got {on_empty!r}")
+    if normalizer is not None:
+        divisor[0] = _as_number(normalizer, "normalizer", 0, False, 1e300)
+        if not mean[0]:
+            raise ValueError(f"normalizer replaces the mean's divisor; reduction is {reduction!r}")
+    return 0
+
+
 def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits, targets, axis,
                  class_weight, sample_weight, ignore_index, where, label_smoothing, logit_scale,
                  softcap, z_loss, reduction, normalizer, on_empty, out, upstream, n_threads):
@@ -429,7 +476,10 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     cdef fastce_call call
     cdef _rows rows
     cdef PyObject *arrays[N_ARRAYS]
-    cdef cnp.ndarray x = _as_logits(logits)
+    cdef str name_of_x = "logits"
+    if loss_kind == FASTCE_NLL or loss_kind == FASTCE_LOG_LOSS:
+        name_of_x = "log_probs" if loss_kind == FASTCE_NLL else "probabilities"
+    cdef cnp.ndarray x = _as_logits(logits, name_of_x)
     cdef cnp.ndarray y = _as_targets(targets)
     cdef cnp.ndarray grad = None, hess = None, losses = None, weights
     cdef int n_dims = cnp.PyArray_NDIM(x), elem = _elem_of(x), threads, i, k, class_axis
@@ -439,18 +489,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     cdef object kept = []  # arrays that call points into
 
     # -- the options that are words and numbers
-    mean = each = False
-    if not isinstance(reduction, str):
-        raise TypeError(f"reduction must be a str, got {type(reduction).__name__}")
-    if reduction == "mean":
-        mean = True
-    elif reduction == "none":
-        each = True
-    elif reduction != "sum":
-        raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
-    if not (on_empty == "nan" if isinstance(on_empty, str) else False):
-        if not isinstance(on_empty, str) or on_empty not in ("nan", "zero", "raise"):
-            raise ValueError(f"on_empty must be 'nan', 'zero' or 'raise', got {on_empty!r}")
+    _read_reduction(reduction, on_empty, normalizer, &mean, &each, &divisor)
     threads = _n_threads if n_threads is None else check_threads(n_threads)
     memset(&call, 0, sizeof(call))
     memset(arrays, 0, sizeof(arrays))
@@ -464,13 +503,9 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         call.softcap = _as_number(softcap, "softcap", 0, False, 1e30)
     if call.logit_scale < 1e-30 or softcap is not None and call.softcap < 1e-30:
         raise ValueError("logit_scale and softcap must be 1e-30 or more")
-    if normalizer is not None:
-        divisor = _as_number(normalizer, "normalizer", 0, False, 1e300)
-        if not mean:
-            raise ValueError(f"normalizer replaces the mean's divisor; reduction is {reduction!r}")
 
     # -- logits and targets
-    class_axis = _class_axis(axis, x)
+    class_axis = _class_axis(axis, x, name_of_x)
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
     soft = cnp.PyArray_ISFLOAT(y)
     if soft:
@@ -482,7 +517,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
             k = k and cnp.PyArray_DIM(y, i) == cnp.PyArray_DIM(x, i + (i >= class_axis))
         if not k:
             raise ValueError(f"targets must have shape {_row_shape(x, class_axis)} (the rows of "
-                             f"logits {(<object>x).shape}), got {(<object>y).shape}")
+                             f"{name_of_x} {(<object>x).shape}), got {(<object>y).shape}")
         arrays[TARGETS] = <PyObject *>y
         call.target_kind = _target_kind(y)
         if ignore_index is not None:
@@ -513,7 +548,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         call.keep_row = <const unsigned char *>cnp.PyArray_DATA(weights)
         kept.append(("where", keep_row))
     if out is not None:
-        grad = _check_out(out, x)
+        grad = _check_out(out, x, name_of_x)
         if _share_memory(grad, y):
             raise ValueError("out must share no memory with targets")
         for name, other in kept:
@@ -591,18 +626,18 @@ cdef double _run(fastce_call *call, int threads) except? -1:
     return loss_sum
 
 
-cdef int _class_axis(object axis, cnp.ndarray logits) except -1:
+cdef int _class_axis(object axis, cnp.ndarray logits, str name="logits") except -1:
     cdef int n_dims = cnp.PyArray_NDIM(logits), class_axis = n_dims - 1
     if n_dims == 0:
-        raise ValueError("logits must have a class axis, got shape ()")
+        raise ValueError(f"{name} must have a class axis, got shape ()")
     if not (type(axis) is int and axis == -1):
         axis = check_index(axis, "axis")
         if not -n_dims <= axis < n_dims:
-            raise ValueError(f"axis is {axis}, out of range for logits of shape "
+            raise ValueError(f"axis is {axis}, out of range for {name} of shape "
                              f"{(<object>logits).shape}")
         class_axis = axis % n_dims
     if cnp.PyArray_DIM(logits, class_axis) == 0:
-        raise ValueError(f"logits must have at least one class, got shape {(<object>logits).shape}")
+        raise ValueError(f"{name} must have at least one class, got shape {(<object>logits).shape}")
     return class_axis
 
 
@@ -684,7 +719,7 @@ cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int 
         raise TypeError("targets must be integers (class indices), or probabilities of the logits' "
                         f"shape {(<object>logits).shape}, got {_kind_name(targets)} and shape "
                         f"{(<object>targets).shape}")
-    if loss_kind != FASTCE_CROSS_ENTROPY and loss_kind != FASTCE_POLY1:
+    if loss_kind in (FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC):
         raise ValueError("targets must be class indices: this loss is a function of one class's "
                          "probability")
     if ignore_index is not None and check_index(ignore_index, "ignore_index") != -100:
@@ -710,14 +745,19 @@ cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):
     return np.array(array, dtype=np.float64, order="C")
 
 
-cdef tuple _as_where(object where, cnp.ndarray logits, int class_axis):
-    """(where, keep_row): the mask as it came, of rows or of classes, and the rows that it keeps."""
+cdef object _as_bools(object where):
     try:
         array = np.asarray(where)
     except ValueError as error:
         raise ValueError(f"where must be an array of bools: {error}") from None
     if array.dtype.kind != "b":
         raise TypeError(f"where must be bools, got {_kind_name(array)}")
+    return array
+
+
+cdef tuple _as_where(object where, cnp.ndarray logits, int class_axis):
+    """(where, keep_row): the mask as it came, of rows or of classes, and the rows that it keeps."""
+    array = _as_bools(where)
     shape = (<object>logits).shape
     row_shape = _row_shape(logits, class_axis)
     if array.shape == shape:
@@ -735,6 +775,193 @@ cdef int _set_ignore_index(fastce_call *call, object ignore_index) except -1:
         call.has_ignore_index = 1
         call.ignore_index = value
     return 0
+
+
+# ---- binary losses -----------------------------------------------------------------------------
+
+cdef enum:
+    X = 0, X_GRAD = 1, X_LOSSES = 2, X_TARGETS = 3, X_WHERE = 4, X_SAMPLE_WEIGHT = 5
+    X_POS_WEIGHT = 6, X_UPSTREAM = 7, N_BINARY_ARRAYS = 8
+
+cdef struct _elements:
+    ptrdiff_t shape[MOST_DIMS]
+    ptrdiff_t strides[N_BINARY_ARRAYS][MOST_DIMS]
+
+
+cdef void _set_elements(fastce_binary_call *call, _elements *places, PyObject **arrays) noexcept:
+    """As _set_rows, without a class axis, and the axes go in the order of the logits' memory."""
+    cdef fastce_array *to[N_BINARY_ARRAYS]
+    cdef cnp.ndarray logits = <cnp.ndarray>arrays[X]
+    cdef int order[MOST_DIMS]
+    cdef int n_dims = cnp.PyArray_NDIM(logits), n = 0, d, i, k
+    cdef ptrdiff_t length, stride
+    cdef bint joined
+    to[:] = [&call.logits, &call.grad, &call.losses, &call.targets, &call.where,
+             &call.sample_weight, &call.pos_weight, &call.upstream]
+    for d in range(n_dims):
+        stride = cnp.PyArray_STRIDE(logits, d)
+        i = d
+        while i > 0 and abs(cnp.PyArray_STRIDE(logits, order[i - 1])) < abs(stride):
+            order[i] = order[i - 1]
+            i -= 1
+        order[i] = d
+    call.n_elements = 1
+    for i in range(n_dims):
+        length = cnp.PyArray_DIM(logits, order[i])
+        call.n_elements *= length
+        if length == 1:
+            continue
+        joined = n > 0
+        for k in range(N_BINARY_ARRAYS):
+            if arrays[k] != NULL:
+                stride = cnp.PyArray_STRIDE(<cnp.ndarray>arrays[k], order[i])
+                places.strides[k][n] = stride
+                joined = joined and places.strides[k][n - 1] == stride * length
+        if joined:
+            n -= 1
+            for k in range(N_BINARY_ARRAYS):
+                places.strides[k][n] = places.strides[k][n + 1]
+            length *= places.shape[n]
+        places.shape[n] = length
+        n += 1
+    call.n_outer = n - 1 if n > 0 else 0
+    call.outer_shape = places.shape
+    call.run_length = places.shape[n - 1] if n > 0 and call.n_elements else 1
+    for k in range(N_BINARY_ARRAYS):
+        if arrays[k] != NULL:
+            to[k].data = cnp.PyArray_BYTES(<cnp.ndarray>arrays[k])
+            to[k].row_stride = places.strides[k][n - 1] if n > 0 else 0
+            to[k].outer_strides = places.strides[k]
+
+
+def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos_weight,
+                sample_weight, where, label_smoothing, reduction, normalizer, on_empty, out,
+                upstream, n_threads):
+    """The loss, or (loss, grad), of csrc/binary.h. See fastce.binary_cross_entropy."""
+    cdef fastce_binary_call call
+    cdef _elements places
+    cdef PyObject *arrays[N_BINARY_ARRAYS]
+    cdef cnp.ndarray x = _as_logits(logits), y = _as_targets(targets)
+    cdef cnp.ndarray grad = None, losses = None, sample_weights = None, pos_weights = None
+    cdef cnp.ndarray upstreams = None, kept = None
+    cdef int elem = _elem_of(x), threads, failed
+    cdef bint mean, each, empty = False, soft
+    cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
+    cdef ptrdiff_t elements
+
+    # -- words and numbers
+    _read_reduction(reduction, on_empty, normalizer, &mean, &each, &divisor)
+    threads = _n_threads if n_threads is None else check_threads(n_threads)
+    memset(&call, 0, sizeof(call))
+    memset(arrays, 0, sizeof(arrays))
+    call.is_focal = is_focal
+    call.gamma = _as_number(gamma, "gamma", 0, True, 1e6)
+    call.one_factor = call.zero_factor = 1
+    if alpha is not None:
+        call.one_factor = _as_number(alpha, "alpha", 0, True, 1)
+        call.zero_factor = 1 - call.one_factor
+    call.smoothing = _as_number(label_smoothing, "label_smoothing", 0, True, 1)
+
+    # -- arrays
+    arrays[X] = <PyObject *>x
+    if not cnp.PyArray_SAMESHAPE(x, y):
+        raise ValueError(f"targets must have the shape of logits {(<object>x).shape}, "
+                         f"got {(<object>y).shape}")
+    soft = cnp.PyArray_ISFLOAT(y)
+    if soft:
+        real = np.float32 if cnp.PyArray_ITEMSIZE(y) <= 4 else np.float64
+        y = np.require(y, real, "A")
+        call.target_kind = FASTCE_DOUBLE if cnp.PyArray_ITEMSIZE(y) == 8 else FASTCE_FLOAT
+    else:
+        call.target_kind = _target_kind(y)
+    arrays[X_TARGETS] = <PyObject *>y
+    if sample_weight is not None:
+        sample_weights = _broadcast(_as_weights(sample_weight, "sample_weight", None),
+                                    "sample_weight", x)
+        arrays[X_SAMPLE_WEIGHT] = <PyObject *>sample_weights
+    if pos_weight is not None:
+        pos_weights = _broadcast(_as_weights(pos_weight, "pos_weight", None), "pos_weight", x)
+        arrays[X_POS_WEIGHT] = <PyObject *>pos_weights
+    if where is not None:
+        kept = _broadcast(_as_bools(where), "where", x)
+        arrays[X_WHERE] = <PyObject *>kept
+    if upstream is not None:
+        upstreams = _as_upstream(upstream, each, (<object>x).shape)
+        if cnp.PyArray_NDIM(upstreams):
+            arrays[X_UPSTREAM] = <PyObject *>upstreams
+        else:
+            factor = float(upstreams)
+    call.out_elem = elem
+    if n_outputs > 1:
+        grad = _empty_like(x) if out is None else _check_out(out, x)
+        call.out_elem = _elem_of(grad)
+        arrays[X_GRAD] = <PyObject *>grad
+    if out is not None:
+        for name, other in (("targets", y), ("sample_weight", sample_weights),
+                            ("pos_weight", pos_weights), ("where", kept), ("upstream", upstreams)):
+            if other is not None and _share_memory(grad, other):
+                raise ValueError(f"out must share no memory with {name}")
+    if each:
+        losses = np.empty((<object>x).shape, "f8" if elem == FASTCE_F64 else "f4")
+        arrays[X_LOSSES] = <PyObject *>losses
+
+    # -- targets and divisor
+    call.kernels = _isa.kernels[elem]
+    _set_elements(&call, &places, arrays)
+    elements = call.n_elements * COST_OF_BINARY
+    if threads > elements / ELEMENTS_PER_THREAD:
+        threads = <int>(elements / ELEMENTS_PER_THREAD)
+    if elements < ELEMENTS_WITH_GIL:
+        failed = fastce_run_binary(&call, 1, 1, &weight_sum)
+    else:
+        with nogil:
+            failed = fastce_run_binary(&call, 1, threads, &weight_sum)
+    if failed:
+        raise MemoryError("no memory for the sums of the losses")
+    if call.has_wrong:
+        raise _wrong_binary_target(np.asarray(targets), soft and not is_focal, kept, sample_weights)
+    if kept is None and sample_weights is None:
+        weight_sum = call.n_elements
+    call.grad_scale = factor
+    if mean:
+        if normalizer is None:
+            divisor = weight_sum
+        empty = divisor == 0
+        if empty and on_empty == "raise":
+            raise ValueError("on_empty is 'raise', and the mean is over no element: all are masked "
+                             "or of weight 0")
+        if not empty:
+            call.grad_scale /= divisor
+
+    # -- the work
+    if elements < ELEMENTS_WITH_GIL:
+        failed = fastce_run_binary(&call, 0, 1, &loss_sum)
+    else:
+        with nogil:
+            failed = fastce_run_binary(&call, 0, threads, &loss_sum)
+    if failed:
+        raise MemoryError("no memory for the sums of the losses")
+    if each:
+        loss = losses if cnp.PyArray_NDIM(losses) else (<object>losses)[()]
+    elif empty:
+        loss = _scalar(float("nan") if on_empty == "nan" else 0, elem)
+    else:
+        loss = _scalar(loss_sum / divisor if mean else loss_sum, elem)
+    return loss if n_outputs == 1 else (loss, grad)
+
+
+cdef object _wrong_binary_target(object targets, bint soft, object where, object sample_weight):
+    wrong = (targets != 0) & (targets != 1)
+    if soft:  # TARGET_SLACK in csrc/binary.h
+        wrong &= ~((targets >= -2.0**-10) & (targets <= 1 + 2.0**-10))
+    if where is not None:
+        wrong = wrong & where
+    if sample_weight is not None:
+        wrong = wrong & (sample_weight != 0)
+    at = np.unravel_index(np.argmax(wrong), targets.shape)
+    place = "[" + ", ".join(str(i) for i in at) + "]" if targets.ndim else ""
+    return ValueError(f"targets{place} is {targets[at]}, "
+                      f"{'outside [0, 1]' if soft else 'neither 0 nor 1'}")
 
 
 # ---- the trainer's step, the benchmarks' yardsticks --------------------------------------------
