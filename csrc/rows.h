@@ -357,9 +357,11 @@ static void write_row(const fastce_call *call, const row_input *input, const row
                 vreal x = splat(0), unused;
                 for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++)
                     x[l] = get(input->x + j + l);
-                const vreal bend
-                    = prepare_logits(call, x, &unused) * (real)(-2 / (softcap * softcap));
-                hess_z = hess_z * c * c + grad_z * (bend * c);
+                const vreal z = prepare_logits(call, x, &unused);
+                const vreal bent = z * (real)(-2 / (softcap * softcap)) * c;
+                /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */
+                const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));
+                hess_z = hess_z * c * c + grad_z * curve;
             }
             grad_z *= c;
         }

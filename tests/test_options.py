@@ -1,10 +1,11 @@
-"""Every option of cross_entropy alone and with every other, and the other losses, by the oracle."""
+"""Every option of cross_entropy, alone and with every other, as the oracle has it."""
 
 from itertools import product
 
 import numpy as np
 import pytest
 import reference
+from reference import assert_close
 
 import fastce
 
@@ -26,22 +27,8 @@ REDUCTIONS = [
     {"reduction": "mean", "normalizer": 7.5, "upstream": 0.3},
     {"reduction": "mean", "on_empty": "zero"},
 ]
-everything = pytest.mark.needs("axis", "where", "upstream", "normalizer", "on_empty", *VALUES)
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-
-
-def agree(actual, expected, dtype):
-    """Within twice the contract, of the larger of the element and the largest of all.
-
-    Not of the element alone: p and a soft target cancel, and both are right to a few ulp of
-    themselves.  Twice: scale and cap round z, of size 10 here, before it is an exponent.
-    """
-    ulp = 2 * reference.GRAD_ULP[dtype] * float(np.finfo(dtype).eps)
-    finite = abs(np.where(np.isfinite(expected), expected, 0)).astype(np.float64)
-    np.testing.assert_allclose(
-        np.float64(actual), np.float64(expected), rtol=ulp, atol=ulp * finite.max(initial=0)
-    )
 
 
 def draw(rng, soft, axis, shape):
@@ -72,7 +59,6 @@ def filled_in(options, arrays):
             options[name] = arrays[value]
 
 
-@everything
 @dtypes
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -87,8 +73,8 @@ def test_all_combinations(reduction, soft, axis, dtype, rng):
         expected_loss, expected_grad, _ = reference.cross_entropy(x, targets, **options)
         loss, grad = fastce.cross_entropy_with_grad(x, targets, **options)
         assert loss.dtype == grad.dtype == dtype
-        agree(loss, expected_loss, dtype)
-        agree(grad, expected_grad, dtype)
+        assert_close(loss, expected_loss, dtype)
+        assert_close(grad, expected_grad, dtype)
         options.pop("upstream", None)
         np.testing.assert_array_equal(fastce.cross_entropy(x, targets, **options), loss)
 
@@ -104,7 +90,6 @@ PATHS = {  # shape and class axis: lanes are rows, classes, or places; whole vec
 }
 
 
-@everything
 @dtypes
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("path", PATHS)
@@ -119,8 +104,8 @@ def test_combinations_on_every_path(path, soft, dtype, isa, rng):
         filled_in(options, arrays)
         expected_loss, expected_grad, _ = reference.cross_entropy(x, targets, **options)
         loss, grad = fastce.cross_entropy_with_grad(x, targets, **options)
-        agree(loss, expected_loss, dtype)
-        agree(grad, expected_grad, dtype)
+        assert_close(loss, expected_loss, dtype)
+        assert_close(grad, expected_grad, dtype)
         inplace = x.copy()
         loss_again, _ = fastce.cross_entropy_with_grad(
             inplace, targets, **options, out=inplace, n_threads=3
@@ -129,7 +114,6 @@ def test_combinations_on_every_path(path, soft, dtype, isa, rng):
         np.testing.assert_array_equal(inplace, grad)
 
 
-@pytest.mark.needs("cross_entropy_with_grad_hess", "where", *VALUES)
 @dtypes
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -143,10 +127,9 @@ def test_the_second_derivative_of_all_combinations(reduction, soft, axis, dtype,
         expected = reference.cross_entropy(x, targets, **options)
         actual = fastce.cross_entropy_with_grad_hess(x, targets, **options)
         for a, e in zip(actual, expected, strict=True):
-            agree(a, e, dtype)
+            assert_close(a, e, dtype)
 
 
-@pytest.mark.needs("cross_entropy_with_grad_hess")
 @dtypes
 def test_the_second_derivative_of_a_confident_row(dtype, isa):
     """p (1 - p) from the two parts: 1 - p is the sum of the others, never 1 - p."""
@@ -157,12 +140,19 @@ def test_the_second_derivative_of_a_confident_row(dtype, isa):
     assert reference.ulp_error(hess, expected, dtype) <= (8 if dtype == np.float64 else 4)
 
 
+@pytest.mark.needs("cross_entropy_with_grad_hess")
+@pytest.mark.parametrize("n_classes", [3, 100])  # either way of the kernels
+@pytest.mark.parametrize("hidden", [-np.inf, np.nan])
+def test_the_second_derivative_of_a_hidden_class_under_a_cap_is_zero(hidden, n_classes, isa):
+    x = np.zeros((4, n_classes))
+    x[:, 1] = hidden
+    hess = fastce.cross_entropy_with_grad_hess(x, [0] * 4, where=x == 0, softcap=5.0)[2]
+    assert not hess[:, 1].any()
+    assert (hess[:, 0] > 0).all()
+
+
 # ---------- the fine print
 
-HALF = pytest.mark.needs("where")
-
-
-@HALF
 @dtypes
 def test_a_hidden_class_equals_a_class_at_minus_infinity(dtype, isa, rng):
     """And may hold NaN."""
@@ -181,7 +171,6 @@ def test_a_hidden_class_equals_a_class_at_minus_infinity(dtype, isa, rng):
         assert not a[~there].any()
 
 
-@HALF
 def test_a_row_without_a_class_or_hidden_is_not_there():
     x = np.full((3, 4), np.nan, np.float32)
     x[1] = 0
@@ -194,7 +183,6 @@ def test_a_row_without_a_class_or_hidden_is_not_there():
         assert grad[1].any()
 
 
-@pytest.mark.needs("label_smoothing", "where")
 @dtypes
 def test_smoothing_spreads_over_the_classes_left(dtype):
     """By either mask: a class at -inf costs nothing, where PyTorch's loss would be inf."""
@@ -209,7 +197,6 @@ def test_smoothing_spreads_over_the_classes_left(dtype):
         assert grad[0, 2] == 0
 
 
-@pytest.mark.needs("where")
 @dtypes
 def test_a_hidden_label_costs_infinity(dtype):
     x, kept = np.zeros((1, 3), dtype), np.array([[True, False, True]])
@@ -223,15 +210,11 @@ def test_a_hidden_label_costs_infinity(dtype):
 def test_soft_targets_with_masked_classes(dtype):
     """0 * -inf = 0, where PyTorch and optax have NaN."""
     x = np.array([[0, -np.inf, 0]], dtype)
-    try:
-        loss, grad = fastce.cross_entropy_with_grad(x, np.array([[0.25, 0, 0.75]], dtype))
-    except TypeError:
-        pytest.skip("not there yet: soft targets")
+    loss, grad = fastce.cross_entropy_with_grad(x, np.array([[0.25, 0, 0.75]], dtype))
     np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(grad, [[0.25, 0, -0.25]], rtol=1e-6)
 
 
-@pytest.mark.needs("label_smoothing")
 @dtypes
 @pytest.mark.parametrize("soft", [False, True], ids=["smoothed", "soft"])
 @pytest.mark.parametrize("n_classes", [2500, 50_257])
@@ -243,10 +226,9 @@ def test_dense_targets_do_not_drift_with_the_number_of_classes(n_classes, soft, 
     expected_loss, expected_grad, _ = reference.cross_entropy(x, targets, **options)
     loss, grad = fastce.cross_entropy_with_grad(x, targets, **options)
     assert reference.ulp_error(loss, expected_loss, dtype) <= reference.LOSS_ULP[dtype]
-    agree(grad, expected_grad, dtype)
+    assert_close(grad, expected_grad, dtype)
 
 
-@pytest.mark.needs("softcap", "logit_scale")
 def test_scale_then_cap_then_mask():
     """z = c tanh(s x / c), and -inf stays -inf."""
     x = np.array([[2.0, -np.inf, 0.5]])
@@ -256,7 +238,6 @@ def test_scale_then_cap_then_mask():
     assert grad[0, 1] == 0
 
 
-@pytest.mark.needs("softcap")
 @dtypes
 def test_a_saturated_cap_still_has_its_slope(dtype, isa):
     """1 - tanh**2 is 4 e / (1 + e)**2 with e = exp(-2 |x| / cap), and not 0 from x = 9 cap on.
@@ -272,7 +253,6 @@ def test_a_saturated_cap_still_has_its_slope(dtype, isa):
     np.testing.assert_allclose(np.float64(grad), np.float64(expected), rtol=rtol, atol=1e-44)
 
 
-@pytest.mark.needs("on_empty")
 @pytest.mark.parametrize("rows", [0, 3])
 def test_on_empty(rows):
     x, y = np.ones((rows, 4)), np.full(rows, -100)
@@ -287,7 +267,6 @@ def test_on_empty(rows):
         assert not np.any(fastce.cross_entropy(x, y, on_empty="raise", reduction=reduction))
 
 
-@pytest.mark.needs("on_empty")
 def test_on_empty_speaks_when_no_weight_is_left():
     x, options = np.ones((2, 3)), {"class_weight": [1, 0, 1]}
     loss, grad = fastce.cross_entropy_with_grad(x, [1, 1], on_empty="zero", **options)
@@ -297,7 +276,6 @@ def test_on_empty_speaks_when_no_weight_is_left():
         fastce.cross_entropy(x, [1, 1], on_empty="raise", **options)
 
 
-@pytest.mark.needs("normalizer")
 def test_normalizer_makes_micro_batches_add_up(rng):
     """What a mean of means gets wrong."""
     x = rng.normal(size=(10, 4))
@@ -315,7 +293,6 @@ def one_hot(y, n_classes, dtype):
     return (np.arange(n_classes) == y[:, None]).astype(dtype)
 
 
-@everything
 @dtypes
 def test_one_hot_targets_equal_labels(dtype, isa, rng):
     """From hopeless to confident rows: the gradient at a one is minus the others, never p - 1.
@@ -332,28 +309,26 @@ def test_one_hot_targets_equal_labels(dtype, isa, rng):
             )
             for t in (y, one_hot(y, 9, dtype))
         )
-        agree(soft[0], hard[0], dtype)
+        assert_close(soft[0], hard[0], dtype)
         if smoothing == 0:
             assert reference.ulp_error(soft[1], hard[1], dtype) <= 2 * reference.GRAD_ULP[dtype]
         else:
-            agree(soft[1], hard[1], dtype)
+            assert_close(soft[1], hard[1], dtype)
     mean = fastce.cross_entropy(x, one_hot(y, 9, dtype), **options)
     total = fastce.cross_entropy(x, y, reduction="sum", **options)
     np.testing.assert_allclose(mean, total / options["sample_weight"].sum(), rtol=1e-6)
 
 
-@everything
 @pytest.mark.parametrize("target_dtype", [np.float16, np.float32, np.float64, ">f4"])
 def test_soft_targets_of_any_float_dtype(target_dtype, isa, rng):
     x = rng.normal(size=(20, 10)).astype(np.float32)
     t = np.round(rng.uniform(size=(20, 10)) * 16) / 16  # exact in every dtype
     expected_loss, expected_grad = fastce.cross_entropy_with_grad(x, t.astype(np.float32))
     loss, grad = fastce.cross_entropy_with_grad(x, t.astype(target_dtype))
-    agree(loss, expected_loss, np.float32)
-    agree(grad, expected_grad, np.float32)
+    assert_close(loss, expected_loss, np.float32)
+    assert_close(grad, expected_grad, np.float32)
 
 
-@pytest.mark.needs("upstream")
 def test_upstream_scales_the_gradient_and_not_the_loss(rng):
     x = rng.normal(size=(6, 4))
     y = rng.integers(0, 4, 6)
@@ -411,9 +386,7 @@ def test_upstream_scales_the_gradient_and_not_the_loss(rng):
     ],
     ids=str,
 )
-def test_a_bad_option_is_refused_and_nothing_written(options, message, needs):
-    for name in options:
-        needs(name)
+def test_a_bad_option_is_refused_and_nothing_written(options, message):
     x, out = np.zeros((4, 10), np.float32), np.full((4, 10), 7, np.float32)
     with pytest.raises((ValueError, TypeError), match=message) as info:
         fastce.cross_entropy_with_grad(x, [1, 2, 3, 4], out=out, **options)
@@ -423,7 +396,6 @@ def test_a_bad_option_is_refused_and_nothing_written(options, message, needs):
         fastce.cross_entropy(x, [1, 2, 3, 4], **options)
 
 
-@pytest.mark.needs("upstream")
 @pytest.mark.parametrize(
     "options",
     [
@@ -443,7 +415,6 @@ def test_a_bad_upstream_is_refused(options):
     assert (out == 7).all()
 
 
-@everything
 @pytest.mark.parametrize(
     "targets", [np.ones((4, 9)), np.ones((4, 1)), np.ones((3, 10)), np.ones(10)]
 )
@@ -452,7 +423,6 @@ def test_soft_targets_have_the_shape_of_the_logits(targets):
         fastce.cross_entropy(np.zeros((4, 10)), targets)
 
 
-@everything
 @pytest.mark.parametrize("ignore_index", [0, 3, -1, None])
 def test_soft_targets_have_no_label_to_ignore(ignore_index):
     """Only the default passes; any other number is an error.  None ignores nothing, and may."""
@@ -462,214 +432,3 @@ def test_soft_targets_have_no_label_to_ignore(ignore_index):
     else:
         with pytest.raises(ValueError, match="ignore_index"):
             fastce.cross_entropy(x, t, ignore_index=ignore_index)
-
-
-# ---------- functions of the label's probability
-
-ROBUST = [
-    ("focal_loss", {}),
-    ("focal_loss", {"gamma": 0.5, "alpha": 0.25}),
-    ("focal_loss", {"gamma": 0.0}),
-    ("generalized_cross_entropy", {}),
-    ("generalized_cross_entropy", {"q": 1.0}),
-    ("generalized_cross_entropy", {"q": 0.01}),
-    ("symmetric_cross_entropy", {}),
-    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 2.0, "log_zero": -9.0}),
-    ("poly1_loss", {}),
-    ("poly1_loss", {"epsilon": -0.5}),
-]
-
-
-@dtypes
-@pytest.mark.parametrize(("name", "parameters"), ROBUST, ids=str)
-def test_robust_losses(name, parameters, dtype, isa, rng, needs):
-    """With every option they take, on rows from hopeless to confident."""
-    needs(name)
-    x = rng.normal(size=(40, 9)) * np.linspace(0.1, 30, 40)[:, None]
-    x = x.astype(dtype)
-    y = np.where(rng.uniform(size=40) < 0.5, x.argmax(1), rng.integers(0, 9, 40))
-    y[7] = -100
-    kept = rng.uniform(size=x.shape) < 0.8
-    kept[np.arange(40), np.maximum(y, 0)] = True
-    for options in (
-        {},
-        {"reduction": "none"},
-        {"class_weight": rng.uniform(size=9), "sample_weight": rng.uniform(size=40)},
-        {"logit_scale": 0.5, "softcap": 10.0, "reduction": "sum"},
-        {"where": kept, "on_empty": "raise", "normalizer": 3},
-        {"where": kept.any(1) & (y > 2), "upstream": 0.1},
-    ):
-        expected = getattr(reference, name)(x, y, **parameters, **options)
-        loss, grad = getattr(fastce, name + "_with_grad")(x, y, **parameters, **options)
-        agree(loss, expected[0], dtype)
-        agree(grad, expected[1], dtype)
-        options.pop("upstream", None)
-        np.testing.assert_array_equal(getattr(fastce, name)(x, y, **parameters, **options), loss)
-
-
-@dtypes
-@pytest.mark.parametrize(("name", "parameters"), ROBUST, ids=str)
-def test_robust_losses_of_sure_and_of_hopeless_rows(name, parameters, dtype, isa, needs):
-    """Where p rounds to 1, or to 0: no clip, no NaN, and a masked label has the limit."""
-    needs(name)
-    x = np.zeros((8, 3), dtype)
-    x[:, 1] = [20, 40, 80, -20, -40, -80, 0, -np.inf]
-    expected = getattr(reference, name)(x, [1] * 8, reduction="none", **parameters)
-    actual = getattr(fastce, name + "_with_grad")(x, [1] * 8, reduction="none", **parameters)
-    for a, e in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(
-            np.float64(a), np.float64(e), rtol=1e-5 if dtype == np.float32 else 1e-12, atol=1e-37
-        )
-
-
-@pytest.mark.needs("poly1_loss")
-@dtypes
-def test_poly1_of_soft_targets(dtype, rng):
-    x = rng.normal(size=(20, 6)).astype(dtype)
-    t = rng.dirichlet(np.ones(6), 20)
-    expected = reference.poly1_loss(x, t, epsilon=1.5)
-    for a, e in zip(fastce.poly1_loss_with_grad(x, t, epsilon=1.5), expected, strict=True):
-        agree(a, e, dtype)
-
-
-@pytest.mark.parametrize(
-    "name", ["focal_loss", "generalized_cross_entropy", "symmetric_cross_entropy"]
-)
-def test_robust_losses_refuse_soft_targets_and_smoothing(name, needs):
-    needs(name)
-    with pytest.raises((TypeError, ValueError), match="targets"):
-        getattr(fastce, name)(np.zeros((2, 3)), np.full((2, 3), 1 / 3))
-    with pytest.raises((TypeError, ValueError), match="label_smoothing"):
-        getattr(fastce, name)(np.zeros((2, 3)), [0, 1], label_smoothing=0.1)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("focal_loss", {"gamma": -1.0}),
-        ("focal_loss", {"gamma": np.nan}),
-        ("focal_loss", {"alpha": -0.5}),
-        ("generalized_cross_entropy", {"q": 0.0}),
-        ("generalized_cross_entropy", {"q": 1.5}),
-        ("generalized_cross_entropy", {"q": np.nan}),
-        ("symmetric_cross_entropy", {"alpha": np.nan}),
-        ("symmetric_cross_entropy", {"log_zero": np.nan}),
-        ("poly1_loss", {"epsilon": np.nan}),
-        ("poly1_loss", {"epsilon": "a"}),
-    ],
-    ids=str,
-)
-def test_robust_losses_refuse_bad_parameters(name, parameters, needs):
-    needs(name)
-    for call in (getattr(fastce, name), getattr(fastce, name + "_with_grad")):
-        with pytest.raises((TypeError, ValueError), match=next(iter(parameters))):
-            call(np.zeros((2, 3)), [0, 1], **parameters)
-
-
-# ---------- from log-probabilities and probabilities
-
-
-@dtypes
-@pytest.mark.parametrize("name", ["nll_loss", "log_loss"])
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_losses_of_probabilities(name, reduction, dtype, rng, needs):
-    needs(name)
-    p = rng.dirichlet(np.ones(5), 30)
-    x = (np.log(p) if name == "nll_loss" else p).astype(dtype)
-    y = rng.integers(0, 5, 30)
-    y[3] = -100
-    for options in (
-        {},
-        {"class_weight": rng.uniform(size=5), "sample_weight": rng.uniform(size=30)},
-    ):
-        expected = getattr(reference, name)(x, y, reduction=reduction, **options)
-        actual = getattr(fastce, name + "_with_grad")(x, y, reduction=reduction, **options)
-        for a, e in zip(actual, expected, strict=True):
-            agree(a, e, dtype)
-        alone = getattr(fastce, name)(x, y, reduction=reduction, **options)
-        np.testing.assert_array_equal(alone, actual[0])
-
-
-# ---------- two classes
-
-
-@pytest.mark.needs("binary_cross_entropy")
-@dtypes
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_binary_cross_entropy(reduction, dtype, isa, rng):
-    x = (rng.normal(size=(33, 4)) * np.linspace(0.1, 30, 33)[:, None]).astype(dtype)
-    hard, soft = rng.integers(0, 2, x.shape), rng.uniform(size=x.shape)
-    for targets, options in product(
-        (hard, hard.astype(bool), hard.astype(dtype), soft),
-        (
-            {},
-            {"pos_weight": rng.uniform(size=4)},
-            {"pos_weight": 3.0, "label_smoothing": 0.2},
-            {"sample_weight": rng.uniform(size=(33, 1)), "where": rng.uniform(size=x.shape) < 0.7},
-            {"sample_weight": rng.uniform(size=x.shape)},
-        ),
-    ):
-        expected = reference.binary_cross_entropy(x, targets, reduction=reduction, **options)
-        actual = fastce.binary_cross_entropy_with_grad(x, targets, reduction=reduction, **options)
-        for a, e in zip(actual, expected[:2], strict=True):
-            agree(a, e, dtype)
-        alone = fastce.binary_cross_entropy(x, targets, reduction=reduction, **options)
-        np.testing.assert_array_equal(alone, actual[0])
-
-
-@pytest.mark.needs("binary_focal_loss")
-@dtypes
-def test_binary_focal_loss(dtype, isa, rng):
-    x = (rng.normal(size=(33, 4)) * np.linspace(0.1, 30, 33)[:, None]).astype(dtype)
-    y = rng.integers(0, 2, x.shape)
-    for options in (
-        {},
-        {"gamma": 0.5, "alpha": 0.25},
-        {"sample_weight": rng.uniform(size=(33, 1))},
-    ):
-        expected = reference.binary_focal_loss(x, y, **options)
-        actual = fastce.binary_focal_loss_with_grad(x, y, **options)
-        for a, e in zip(actual, expected, strict=True):
-            agree(a, e, dtype)
-
-
-# ---------- primitives
-
-
-@dtypes
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
-@pytest.mark.parametrize("axis", [-1, 0, 1])
-def test_primitives(name, axis, dtype, isa, rng, needs):
-    """To the contract's ulps: log_softmax is as exact at the top class as the loss."""
-    needs(name)
-    x = rng.normal(size=(5, 17, 33)) * 20
-    x[0, 0, :5] = -np.inf
-    x[1, 1] += 1e4
-    x = x.astype(dtype)
-    actual = getattr(fastce, name)(x, axis=axis)
-    expected = getattr(reference, name)(x, axis)
-    assert actual.dtype == dtype
-    assert actual.shape == expected.shape
-    if name == "logsumexp":  # max + log(...) rounds once more, in the units of the result
-        agree(actual, expected, dtype)
-    else:
-        assert reference.ulp_error(actual, expected, dtype) <= (4 if dtype == np.float32 else 8)
-    if name != "logsumexp":
-        out = np.empty_like(x)
-        assert getattr(fastce, name)(x, axis=axis, out=out) is out
-        np.testing.assert_array_equal(out, actual)
-        assert getattr(fastce, name)(x, axis=axis, out=x) is x
-        np.testing.assert_array_equal(x, actual)
-
-
-@pytest.mark.needs("softmax", "log_softmax", "logsumexp")
-@dtypes
-def test_primitives_of_masked_rows(dtype, isa):
-    """As scipy.special: of nothing but -inf -inf, and NaN for the other two; NaN poisons."""
-    inf, nan = np.inf, np.nan
-    x = np.array([[-inf, -inf], [0, nan], [-inf, 1], [0, inf]], dtype)
-    np.testing.assert_array_equal(fastce.logsumexp(x), [-inf, nan, 1, inf])
-    np.testing.assert_array_equal(fastce.softmax(x), [[nan] * 2, [nan] * 2, [0, 1], [nan] * 2])
-    np.testing.assert_array_equal(
-        fastce.log_softmax(x), [[nan] * 2, [nan] * 2, [-inf, 0], [nan] * 2]
-    )
