@@ -140,7 +140,6 @@ def test_the_second_derivative_of_a_confident_row(dtype, isa):
     assert reference.ulp_error(hess, expected, dtype) <= (8 if dtype == np.float64 else 4)
 
 
-@pytest.mark.needs("cross_entropy_with_grad_hess")
 @pytest.mark.parametrize("n_classes", [3, 100])  # either way of the kernels
 @pytest.mark.parametrize("hidden", [-np.inf, np.nan])
 def test_the_second_derivative_of_a_hidden_class_under_a_cap_is_zero(hidden, n_classes, isa):
@@ -152,6 +151,7 @@ def test_the_second_derivative_of_a_hidden_class_under_a_cap_is_zero(hidden, n_c
 
 
 # ---------- the fine print
+
 
 @dtypes
 def test_a_hidden_class_equals_a_class_at_minus_infinity(dtype, isa, rng):
