@@ -52,8 +52,9 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
     const char *source = x->data + first * row_stride;
     ptrdiff_t i = 0;
     if (row_stride == sizeof(elem)) {
-        for (; i + LANES <= n; i += LANES)
-            for (ptrdiff_t j = 0; j < n_classes; j++)
+        const ptrdiff_t whole = n / LANES * LANES;
+        for (ptrdiff_t j = 0; j < n_classes; j++)
+            for (i = 0; i < whole; i += LANES)
                 *(vreal *)(tile[j] + i) = load((const elem *)(source + j * class_stride) + i);
     } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
         for (; i + LANES <= n; i += LANES) {
@@ -71,8 +72,10 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
         for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
 }
 
-static void store_tile(const fastce_array *x, int out_elem, ptrdiff_t first, ptrdiff_t n,
-                       ptrdiff_t n_classes, real (*tile)[TILE])
+/* With stream, past the caches where classes are far apart: planes a power of two apart share a few
+ * cache sets, and stores that have to read their lines first wait for one another. */
+static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_t first,
+                       ptrdiff_t n, ptrdiff_t n_classes, real (*tile)[TILE])
 {
     const ptrdiff_t row_stride = x->row_stride, class_stride = x->class_stride;
     char *out = x->data + first * row_stride;
@@ -82,9 +85,15 @@ static void store_tile(const fastce_array *x, int out_elem, ptrdiff_t first, ptr
             for (ptrdiff_t j = 0; j < n_classes; j++)
                 put_as(out_elem, out + i * row_stride + j * class_stride, tile[j][i]);
     } else if (row_stride == sizeof(elem)) {
-        for (; i + LANES <= n; i += LANES)
-            for (ptrdiff_t j = 0; j < n_classes; j++)
-                store((elem *)(out + j * class_stride) + i, *(const vreal *)(tile[j] + i));
+        const ptrdiff_t whole = n / LANES * LANES;
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            elem *to = (elem *)(out + j * class_stride);
+            if (stream && (uintptr_t)to % STREAM_BYTES == 0)
+                for (i = 0; i < whole; i += LANES)
+                    store_stream(to + i, *(const vreal *)(tile[j] + i));
+            else
+                for (i = 0; i < whole; i += LANES) store(to + i, *(const vreal *)(tile[j] + i));
+        }
     } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
         for (; i + LANES <= n; i += LANES)
             columns_to_rows((elem *)out + i * n_classes, n_classes, (real(*)[TILE])(tile[0] + i));
@@ -314,7 +323,14 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
                 tile[j][i] = more->logits[j][i] = more->dense[j][i] = 0;
 
     gather_targets(tile, targets, padded, rows->target_logit);
-    for (ptrdiff_t i = 0; i < padded; i += LANES) column_terms(tile, n_classes, i, rows);
+    const int prefetches = run->logits.row_stride == sizeof(elem) && n_ahead >= TILE;
+    for (ptrdiff_t i = 0; i < padded; i += LANES) {
+        if (prefetches) /* the next tile: too many streams for the hardware to follow */
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                prefetch(run->logits.data + j * run->logits.class_stride
+                         + (first + n + i) * (ptrdiff_t)sizeof(elem));
+        column_terms(tile, n_classes, i, rows);
+    }
     gather_targets(tile, targets, padded, rows->target_term);
     if (is_dense(call))
         for (ptrdiff_t i = 0; i < padded; i += LANES) column_dense(call, tile, more, i, rows);
@@ -355,7 +371,7 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
         for (ptrdiff_t i = 0; i < padded; i += LANES)
             column_options(call, tile, more, i, targets, rows);
         if (call->hess.data)
-            store_tile(&run->hess, call->out_elem, first, n, n_classes, more->hess);
+            store_tile(&run->hess, call->out_elem, call->stream, first, n, n_classes, more->hess);
     } else {
         for (ptrdiff_t i = 0; i < padded; i += LANES) {
             const vreal factor = narrow(rows->factor + i);
@@ -365,7 +381,7 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             if (targets[i] >= 0 && call->loss != FASTCE_SOFTMAX)
                 tile[targets[i]][i] = (real)rows->target_grad[i];
     }
-    store_tile(&run->grad, call->out_elem, first, n, n_classes, tile);
+    store_tile(&run->grad, call->out_elem, call->stream, first, n, n_classes, tile);
 }
 
 static void cross_entropy_columns(fastce_call *call, int thread)
@@ -378,14 +394,20 @@ static void cross_entropy_columns(fastce_call *call, int thread)
 
     for (cursor at; claim_chunk(call, &at);) {
         wide_exact_sum chunk_sum = {splat_double(0), splat_double(0)};
-        for (ptrdiff_t first = at.row; first < at.end; first += TILE) {
-            const ptrdiff_t n = at.end - first < TILE ? at.end - first : TILE;
+        ptrdiff_t n;
+        for (ptrdiff_t first = at.row; first < at.end; first += n) {
+            const uintptr_t out = (uintptr_t)row_of(&at.run.grad, first);
+            n = at.end - first < TILE ? at.end - first : TILE;
+            if (call->stream && at.run.grad.row_stride == sizeof(elem) && out % STREAM_BYTES
+                && n > LANES) /* streaming needs alignment */
+                n = (ptrdiff_t)((STREAM_BYTES - out % STREAM_BYTES) / sizeof(elem));
             one_tile(call, &at.run, first, n, call->run_length - first - n, tile, &rows, more);
             for (ptrdiff_t i = 0; i < n; i += DOUBLES)
                 add_wide(&chunk_sum, doubles_at(rows.loss, i));
         }
         leave(call->sums, at.chunk, sum_of(&chunk_sum)); /* a chunk is one sum here */
     }
+    store_fence();
 }
 
 #endif

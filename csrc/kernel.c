@@ -8,16 +8,19 @@
 #include "stream.h"
 
 /* A chunk is the unit of work of a thread: 8192 elements take about 2 microseconds, against 0.05 to
- * claim one, and even 4096 x 10 makes enough of them for two threads to share.  Streaming stores pay
- * when logits and grad do not stay in the last-level cache anyway: STREAM_FROM bytes of grad. */
-enum { CHUNK_ELEMENTS = 8192, STREAM_FROM = 4 << 20 };
+ * claim one, and even 4096 x 10 makes enough of them for two threads to share; with MANY_ELEMENTS
+ * they are 8 times as large, so that few end in a part of a tile.  Streaming stores pay when logits
+ * and grad do not stay in the last-level cache anyway: STREAM_FROM bytes of grad. */
+enum { CHUNK_ELEMENTS = 8192, MANY_ELEMENTS = 1 << 20, STREAM_FROM = 4 << 20 };
 
 static void plan(fastce_call *call)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const int few = n_classes <= FEW_CLASSES, direct = is_contiguous(call);
     const ptrdiff_t step = few ? TILE : 1;
-    const ptrdiff_t sum_rows = CHUNK_ELEMENTS / (n_classes ? n_classes : 1) / step * step;
+    const ptrdiff_t elements = call->n_rows * n_classes;
+    const ptrdiff_t chunk = elements < MANY_ELEMENTS ? CHUNK_ELEMENTS : 8 * CHUNK_ELEMENTS;
+    const ptrdiff_t sum_rows = chunk / n_classes / step * step;
     call->sum_rows = sum_rows < step ? step : sum_rows;
     call->chunk_rows = call->sum_rows;
     if (!few && !direct && !is_gathered(call)) /* whole strips */
@@ -27,7 +30,7 @@ static void plan(fastce_call *call)
     call->chunks_per_run = (call->run_length + call->chunk_rows - 1) / call->chunk_rows;
     call->n_sums = n_runs * call->sums_per_run;
     call->n_chunks = n_runs * call->chunks_per_run;
-    call->stream = call->n_rows * n_classes >= STREAM_FROM / (ptrdiff_t)sizeof(elem);
+    call->stream = elements >= STREAM_FROM / (ptrdiff_t)sizeof(elem);
     if (few)
         call->scratch_size = is_plain(call) ? 0 : sizeof(option_tiles);
     else
