@@ -1,4 +1,4 @@
-"""Fixtures of every test: which instruction set runs, the random numbers, what exists already."""
+"""Fixtures of every test: which instruction set runs, the random numbers, a fresh Python."""
 
 import os
 import subprocess
@@ -18,37 +18,6 @@ os.environ["PYTHONSAFEPATH"] = "1"
 # No deadline: the first call of a size may be slow on a busy machine, and no test here is timed.
 hypothesis.settings.register_profile("fastce", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("fastce")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "needs(*names): skip until fastce has these")
-
-
-def exists(name):
-    """Whether fastce has this public function, or cross_entropy_with_grad this option."""
-    if hasattr(fastce, name):
-        return True
-    try:
-        fastce.cross_entropy_with_grad([[0.0, 1.0]], [0], **{name: object()})
-    except (TypeError, ValueError) as error:
-        return "keyword argument" not in str(error)  # ... got an unexpected keyword argument
-    return True
-
-
-def skip_without(*names):
-    missing = [name for name in names if not exists(name)]
-    if missing:
-        pytest.skip(f"not there yet: {', '.join(missing)}")
-
-
-def pytest_runtest_setup(item):
-    for marker in item.iter_markers("needs"):
-        skip_without(*marker.args)
-
-
-@pytest.fixture
-def needs():
-    return skip_without
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

@@ -192,30 +192,29 @@ def log_loss(probs, targets, **options):
 # ---------- two classes: the logits x and 0
 
 
-def beside_zero(logits, targets, where, ignore_index):
-    x, t = longdouble(logits), np.asarray(targets)
-    where = np.broadcast_to(True if where is None else where, x.shape)
-    if t.dtype.kind in "iub" and ignore_index is not None:
-        where = where & (t != ignore_index)
-    return np.stack([x, np.zeros_like(x)], -1), longdouble(t), where
+def beside_zero(logits):
+    """Rows whose first class has the probability sigmoid(x); less the larger, so that inf is fine."""
+    x = longdouble(logits)
+    return np.stack([np.minimum(x, 0), np.minimum(-x, 0)], -1)
 
 
-def binary_cross_entropy(logits, targets, *, pos_weight=None, label_smoothing=0.0, where=None,
-                         ignore_index=-100, **options):  # fmt: skip
-    """(loss, grad, hess_diag) of -pos_weight t log p - (1 - t) log(1 - p), with p = sigmoid(z)."""
-    x, t, where = beside_zero(logits, targets, where, ignore_index)
-    t = t * (1 - longdouble(label_smoothing)) + longdouble(label_smoothing) / 2
-    mass = np.stack([t * longdouble(1.0 if pos_weight is None else pos_weight), 1 - t], -1)
-    loss, grad, hess = cross_entropy(x, mass, where=where, **options)
+def binary_cross_entropy(
+    logits, targets, *, pos_weight=None, label_smoothing=0.0, where=True, **options
+):
+    """(loss, grad, hess_diag) of -pos_weight t log p - (1 - t) log(1 - p), with p = sigmoid(x)."""
+    t = longdouble(targets) * (1 - longdouble(label_smoothing)) + longdouble(label_smoothing) / 2
+    one = t * longdouble(1.0 if pos_weight is None else pos_weight)
+    mass, where = np.stack([one, 1 - t], -1), np.broadcast_to(where, t.shape)
+    loss, grad, hess = cross_entropy(beside_zero(logits), mass, where=where, **options)
     return loss, grad[..., 0], hess[..., 0]
 
 
-def binary_focal_loss(logits, targets, *, alpha=None, where=None, ignore_index=-100, **options):
+def binary_focal_loss(logits, targets, *, alpha=None, where=True, **options):
     """(loss, grad): focal_loss times alpha for the target 1 and 1 - alpha for 0 (torchvision)."""
-    x, t, where = beside_zero(logits, targets, where, ignore_index)
+    t = longdouble(targets)
     a = np.ones_like(t) if alpha is None else np.where(t == 1, alpha, 1 - longdouble(alpha))
-    y, a = (t == 0).astype(int), a.reshape(-1, 1)
-    loss, grad = focal_loss(x, y, alpha=a, where=where, **options)
+    y, a, where = (t == 0).astype(int), a.reshape(-1, 1), np.broadcast_to(where, t.shape)
+    loss, grad = focal_loss(beside_zero(logits), y, alpha=a, where=where, **options)
     return loss, grad[..., 0]
 
 
@@ -243,6 +242,19 @@ def logsumexp(logits, axis=-1):
 
 
 # ---------- errors
+
+
+def assert_close(actual, expected, dtype):
+    """Within twice the contract, of the larger of the element and the largest of all.
+
+    Not of the element alone: p and a soft target cancel, and both are right to a few ulp of
+    themselves.  Twice: scale and cap round z, of size 10 here, before it is an exponent.
+    """
+    ulp = 2 * GRAD_ULP[dtype] * float(np.finfo(dtype).eps)
+    finite = abs(np.where(np.isfinite(expected), expected, 0)).astype(np.float64)
+    np.testing.assert_allclose(
+        np.float64(actual), np.float64(expected), rtol=ulp, atol=ulp * finite.max(initial=0)
+    )
 
 
 @np.errstate(all="ignore")

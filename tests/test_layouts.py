@@ -154,7 +154,6 @@ def test_a_memory_map(tmp_path, rng):
 BATCHES = [(3, 5, 9), (2, 70, 5), (3, 19, 130), (1, 257, 17), (4, 3, 2, 6)]  # classes last
 
 
-@pytest.mark.needs("axis")
 @dtypes
 @pytest.mark.parametrize("shape", BATCHES, ids=str)
 def test_any_axis_has_the_bits_of_the_last(shape, dtype, isa, rng):
@@ -181,7 +180,6 @@ def test_any_axis_has_the_bits_of_the_last(shape, dtype, isa, rng):
             np.testing.assert_array_equal(np.moveaxis(moved, axis, -1), grad)
 
 
-@pytest.mark.needs("axis")
 @dtypes
 @pytest.mark.parametrize("shape", [(2, 9, 37), (3, 70, 5), (2, 5, 4, 6)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -210,7 +208,6 @@ def test_any_layout_of_a_batch_of_images(layout, shape, dtype, isa, rng):
         np.testing.assert_array_equal(x, grad)
 
 
-@pytest.mark.needs("axis")
 def test_a_label_is_named_by_its_place_in_the_targets():
     x, y = np.zeros((2, 10, 3, 4), np.float32), np.zeros((2, 3, 4), int)
     y[1, 2, 3] = 10
@@ -218,7 +215,6 @@ def test_a_label_is_named_by_its_place_in_the_targets():
         fastce.cross_entropy(x, y, axis=1)
 
 
-@pytest.mark.needs("axis")
 @pytest.mark.parametrize("layout", ["C", "Fortran", "reversed", "every second"])
 def test_channels_first_is_not_copied(layout, rng):
     x = {"C": np.copy, **LAYOUTS}[layout](rng.normal(size=(4, 20, 100, 100)).astype(np.float32))

@@ -1,0 +1,164 @@
+"""The robust losses: functions of the label's probability alone, as the oracle has them."""
+
+import numpy as np
+import pytest
+import reference
+from reference import assert_close
+
+import fastce
+
+LOSSES = [
+    ("focal_loss", {}),
+    ("focal_loss", {"gamma": 0.5, "alpha": 0.25}),
+    ("focal_loss", {"gamma": 0.0}),
+    ("generalized_cross_entropy", {}),
+    ("generalized_cross_entropy", {"q": 1.0}),
+    ("generalized_cross_entropy", {"q": 0.01}),
+    ("symmetric_cross_entropy", {}),
+    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 2.0, "log_zero": -9.0}),
+    ("poly1_loss", {}),
+    ("poly1_loss", {"epsilon": -0.5}),
+]
+losses = pytest.mark.parametrize(("name", "parameters"), LOSSES, ids=str)
+names = pytest.mark.parametrize("name", sorted({name for name, _ in LOSSES}))
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def call(name, *args, **options):
+    return getattr(fastce, name + "_with_grad")(*args, **options)
+
+
+@losses
+@dtypes
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((40, 9), -1), ((11, 130), -1), ((2, 9, 21), 1)], ids=str
+)
+def test_all_options(shape, axis, name, parameters, dtype, isa, rng):
+    """On rows from hopeless to confident, on every path of the kernels."""
+    rows, n_classes = tuple(np.delete(shape, axis)), shape[axis]
+    x = rng.normal(size=shape) * np.expand_dims(rng.uniform(0.1, 20, rows), axis)
+    x = x.astype(dtype)
+    y = np.where(rng.uniform(size=rows) < 0.5, x.argmax(axis), rng.integers(0, n_classes, rows))
+    y.flat[7] = -100
+    kept = rng.uniform(size=shape) < 0.8
+    np.put_along_axis(kept, np.expand_dims(np.maximum(y, 0), axis), True, axis)
+    for options in (
+        {},
+        {"reduction": "none", "upstream": rng.normal(size=rows)},
+        {"class_weight": rng.uniform(size=n_classes), "sample_weight": rng.uniform(size=rows)},
+        {"logit_scale": 0.5, "softcap": 10.0, "reduction": "sum"},
+        {"where": kept, "on_empty": "raise", "normalizer": 3},
+        {"where": y > 2, "upstream": 0.1},
+    ):
+        options |= {"axis": axis, **parameters}
+        expected_loss, expected_grad = getattr(reference, name)(x, y, **options)
+        loss, grad = call(name, x, y, **options)
+        assert loss.dtype == grad.dtype == dtype
+        assert_close(loss, expected_loss, dtype)
+        assert_close(grad, expected_grad, dtype)
+        options.pop("upstream", None)
+        np.testing.assert_array_equal(getattr(fastce, name)(x, y, **options), loss)
+
+
+@losses
+@dtypes
+def test_sure_and_hopeless_rows(name, parameters, dtype, isa):
+    """Where p rounds to 1, or to 0: no clip, no NaN, and a masked label has the limit."""
+    x = np.zeros((8, 3), dtype)
+    x[:, 1] = [20, 40, 80, -20, -40, -80, 0, -np.inf]
+    expected = getattr(reference, name)(x, [1] * 8, reduction="none", **parameters)
+    actual = call(name, x, [1] * 8, reduction="none", **parameters)
+    # p**q takes the rounding of q nll = 80 into the exponent: 80 eps
+    rtol = 1e-6 if dtype == np.float32 else 1e-13
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(np.float64(a), np.float64(e), rtol=rtol, atol=1e-37)
+
+
+@names
+@dtypes
+def test_one_class(name, dtype):
+    loss, grad = call(name, np.ones((3, 1), dtype), [0, 0, 0])
+    assert loss == 0
+    assert not grad.any()
+
+
+@dtypes
+def test_their_limits_are_cross_entropy(dtype, isa, rng):
+    x, y = (5 * rng.normal(size=(40, 9))).astype(dtype), rng.integers(0, 9, 40)
+    expected = fastce.cross_entropy_with_grad(x, y)
+    for name, parameters in (
+        ("focal_loss", {"gamma": 0}),
+        ("symmetric_cross_entropy", {"alpha": 1, "beta": 0}),
+        ("poly1_loss", {"epsilon": 0}),
+    ):
+        for a, e in zip(call(name, x, y, **parameters), expected, strict=True):
+            assert_close(a, e, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(20, 6), (5, 130)], ids=str)
+def test_poly1_of_soft_targets(shape, dtype, isa, rng):
+    x = (3 * rng.normal(size=shape)).astype(dtype)
+    t = rng.dirichlet(np.ones(shape[1]), shape[0])
+    for options in ({}, {"epsilon": 1.5, "class_weight": rng.uniform(size=shape[1])}):
+        expected = reference.poly1_loss(x, t, **options)
+        for a, e in zip(call("poly1_loss", x, t, **options), expected, strict=True):
+            assert_close(a, e, dtype)
+
+
+@names
+def test_in_place(name, isa, rng):
+    x, y = rng.normal(size=(20, 9)).astype(np.float32), rng.integers(0, 9, 20)
+    loss, grad = call(name, x, y)
+    inplace_loss, inplace = call(name, x, y, out=x)
+    assert inplace is x
+    assert inplace_loss == loss
+    np.testing.assert_array_equal(x, grad)
+
+
+@pytest.mark.parametrize(
+    "name", ["focal_loss", "generalized_cross_entropy", "symmetric_cross_entropy"]
+)
+def test_soft_targets_and_smoothing_are_refused(name):
+    for loss in (getattr(fastce, name), getattr(fastce, name + "_with_grad")):
+        with pytest.raises((TypeError, ValueError), match="targets"):
+            loss(np.zeros((2, 3)), np.full((2, 3), 1 / 3))
+        with pytest.raises(TypeError, match="label_smoothing"):
+            loss(np.zeros((2, 3)), [0, 1], label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("focal_loss", {"gamma": -1.0}),
+        ("focal_loss", {"gamma": np.nan}),
+        ("focal_loss", {"alpha": -0.5}),
+        ("generalized_cross_entropy", {"q": 0.0}),
+        ("generalized_cross_entropy", {"q": 1.5}),
+        ("generalized_cross_entropy", {"q": np.nan}),
+        ("symmetric_cross_entropy", {"alpha": np.nan}),
+        ("symmetric_cross_entropy", {"log_zero": np.nan}),
+        ("poly1_loss", {"epsilon": np.nan}),
+        ("poly1_loss", {"epsilon": "a"}),
+    ],
+    ids=str,
+)
+def test_bad_parameters_are_refused(name, parameters):
+    for loss in (getattr(fastce, name), getattr(fastce, name + "_with_grad")):
+        with pytest.raises((TypeError, ValueError), match=next(iter(parameters))):
+            loss(np.zeros((2, 3)), [0, 1], **parameters)
+
+
+@names
+def test_the_other_arguments_are_checked_as_in_cross_entropy(name):
+    x, out = np.zeros((2, 3)), np.full((2, 3), 7.0)
+    for options, message in (
+        ({"targets": [0, 3]}, r"targets\[1\] is 3, outside \[0, 3\)"),
+        ({"class_weight": [1.0]}, "class_weight"),
+        ({"reduction": "avg"}, "reduction"),
+        ({"axis": 2}, "axis"),
+        ({"n_threads": 0}, "n_threads"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(name, x, **{"targets": [0, 1], "out": out, **options})
+        assert (out == 7).all()
