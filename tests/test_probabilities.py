@@ -1,103 +1,216 @@
-"""nll_loss and log_loss: from log-probabilities and probabilities, as the oracle has them."""
+"""nll_loss and log_loss: the contract's ulps, special values, masks, layouts, threads, refusals."""
 
 import numpy as np
 import pytest
 import reference
-from reference import assert_close
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import GRAD_ULP, LOSS_ULP
 
 import fastce
 
+inf, nan = np.inf, np.nan
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-names = pytest.mark.parametrize("name", ["nll_loss", "log_loss"])
+wide = pytest.mark.skipif(not reference.wide, reason="longdouble is a double here")
+both = pytest.mark.parametrize("name", ["nll_loss", "log_loss"])
 
 
-def both(name):
-    return getattr(fastce, name), getattr(fastce, name + "_with_grad"), getattr(reference, name)
-
-
-def predictions(rng, name, shape, axis, dtype):
-    p = np.moveaxis(rng.dirichlet(np.ones(shape[axis]), np.delete(shape, axis)), -1, axis)
+def draw(name, shape, dtype, rng):
+    """Rows that sum to one along the last axis, or their logarithms."""
+    p = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
     return (np.log(p) if name == "nll_loss" else p).astype(dtype)
 
 
-@names
+@wide
 @dtypes
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((30, 5), -1), ((9, 130), -1), ((2, 5, 19), 1)], ids=str
-)
-def test_all_options(shape, axis, reduction, soft, name, dtype, isa, rng):
-    rows, n_classes = tuple(np.delete(shape, axis)), shape[axis]
-    x = predictions(rng, name, shape, axis, dtype)
-    y = rng.integers(0, n_classes, rows)
-    y.flat[3] = -100
-    targets = rng.uniform(size=shape) * (rng.uniform(size=shape) < 0.7) if soft else y
-    loss_alone, loss_and_grad, oracle = both(name)
-    for options in (
-        {},
-        {"class_weight": rng.uniform(size=n_classes), "sample_weight": rng.uniform(size=rows)},
-        {"where": rng.uniform(size=rows) < 0.7, "upstream": 0.3},
-    ):
-        options |= {"axis": axis, "reduction": reduction}
-        expected = oracle(x, targets, **options)
-        loss, grad = loss_and_grad(x, targets, **options)
-        assert loss.dtype == grad.dtype == dtype
-        assert_close(loss, expected[0], dtype)
-        assert_close(grad, expected[1], dtype)
-        options.pop("upstream", None)
-        np.testing.assert_array_equal(loss_alone(x, targets, **options), loss)
+def test_log_loss_is_within_the_contract(dtype, isa, rng):
+    """From subnormal probabilities to the neighbours of 1, where the loss is one rounding."""
+    info = np.finfo(dtype)
+    p = np.concatenate(
+        [
+            10.0 ** rng.uniform(np.log10(float(info.tiny)), 0, 3000),
+            1 - 10.0 ** rng.uniform(-16, 0, 3000),
+            float(info.smallest_subnormal) * 2.0 ** rng.integers(0, info.nmant, 100),
+            rng.uniform(size=3000),
+            [1.0, 1.5, 3e8, float(info.max)],
+        ]
+    ).astype(dtype)
+    x, y = np.stack([p, p], 1), rng.integers(0, 2, p.size)
+    loss, grad = reference.log_loss(x, y, reduction="none")
+    actual = fastce.log_loss_with_grad(x, y, reduction="none")
+    assert reference.ulp_error(actual[0], loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(actual[1], grad, dtype) <= GRAD_ULP[dtype]
 
 
 @dtypes
-def test_log_loss_neither_clips_nor_renormalises(dtype, isa):
-    """Its gradient is -1 / p at the label; a label of probability 0 costs infinity."""
-    tiny = float(np.finfo(dtype).tiny)
-    p = np.array([[tiny, 1], [0.25, 0.25], [1, 0], [0, 1]], dtype)
-    loss, grad = fastce.log_loss_with_grad(p, [0, 0, 0, 0], reduction="none")
-    np.testing.assert_allclose(loss, [-np.log(tiny), np.log(4), 0, np.inf], rtol=1e-6)
-    with np.errstate(over="ignore", divide="ignore"):
-        np.testing.assert_allclose(grad[:, 0], -1 / p[:, 0], rtol=1e-6)
-    assert not grad[:, 1].any()
+def test_what_is_no_probability(dtype, isa):
+    """Neither clipped nor hidden: 0 costs infinity, more than 1 pays, a negative one is NaN."""
+    p = np.array([0, 2, -1, nan, inf, -inf], dtype)[:, None]
+    loss, grad = fastce.log_loss_with_grad(p, [0] * 6, reduction="none")
+    np.testing.assert_array_equal(loss, np.array([inf, -np.log(2), nan, nan, -inf, nan], dtype))
+    np.testing.assert_array_equal(grad[:, 0], [-inf, -0.5, 1, nan, 0, 0])
+    loss, grad = fastce.nll_loss_with_grad(p, [0] * 6, reduction="none")
+    np.testing.assert_array_equal(loss, -p[:, 0])
+    np.testing.assert_array_equal(grad[:, 0], [-1] * 6)
 
 
-@names
-def test_only_the_label_is_read(name, isa):
-    x = np.array([[np.nan, 0.5, np.inf], [0.5, np.nan, -1]], np.float32)
-    loss, grad = both(name)[1](x, [1, 0])
-    expected = -0.5 if name == "nll_loss" else np.log(2)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+@both
+def test_weight_zero_times_infinity_is_zero(name, isa):
+    impossible = -inf if name == "nll_loss" else 0.0
+    call = getattr(fastce, name + "_with_grad")
+    x = np.array([[impossible, 0.5], [0.5, 0.5]])
+    loss, grad = call(x, [0, 1], class_weight=[0, 1], reduction="none")
+    assert loss[0] == 0
+    np.testing.assert_array_equal(grad[0], [0, 0])
+    loss, grad = call(x, [[0.0, 1.0], [0.5, 0.5]], reduction="none")
+    assert np.isfinite(loss).all()
     assert np.isfinite(grad).all()
 
 
+@both
 @dtypes
-def test_nll_of_log_softmax_is_cross_entropy(dtype, rng):
-    x, y = (5 * rng.normal(size=(30, 7))).astype(dtype), rng.integers(0, 7, 30)
-    loss = fastce.nll_loss(fastce.log_softmax(x), y)
-    assert_close(loss, fastce.cross_entropy(x, y), dtype)
+def test_a_row_that_is_not_there_is_not_read(name, dtype, isa, rng):
+    x = draw(name, (30, 4), dtype, rng)
+    y = rng.integers(0, 4, 30)
+    call = getattr(fastce, name + "_with_grad")
+    loss, grad = call(x[10:], y[10:])
+    x[:10] = nan
+    ignored = np.where(np.arange(30) < 10, -100, y)
+    kept = np.arange(30) >= 10
+    classes = np.repeat(kept[:, None], 4, 1)
+    for targets, options in (
+        (ignored, {}),
+        (y, {"where": kept}),
+        (y, {"where": classes}),
+        (y, {"sample_weight": kept}),
+        (np.where(kept, y, 77), {"ignore_index": 77}),
+    ):
+        actual = call(x, targets, **options)
+        assert actual[0] == loss
+        np.testing.assert_array_equal(actual[1], np.concatenate([np.zeros((10, 4)), grad]))
 
 
-@names
-def test_in_place(name, rng):
-    x = predictions(rng, name, (9, 5), 1, np.float32)
-    loss, grad = both(name)[1](x, [0] * 9)
-    inplace_loss, inplace = both(name)[1](x, [0] * 9, out=x)
-    assert inplace is x
-    assert inplace_loss == loss
+@both
+@dtypes
+def test_soft_targets(name, dtype, isa, rng):
+    x = draw(name, (30, 4), dtype, rng)
+    t = rng.dirichlet(np.ones(4), 30).astype(dtype)
+    for options in (
+        {"reduction": "none"},
+        {},
+        {"class_weight": rng.uniform(size=4), "sample_weight": rng.uniform(size=30)},
+        {"where": rng.uniform(size=30) < 0.5, "upstream": -2.0},
+    ):
+        expected = getattr(reference, name)(x, t, **options)
+        actual = getattr(fastce, name + "_with_grad")(x, t, **options)
+        for a, e in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(
+                a, np.float64(e), rtol=1e-6 if dtype == np.float32 else 1e-14
+            )
+
+
+@both
+def test_a_hidden_class_has_probability_zero(name, isa):
+    x = draw(name, (3, 4), np.float64, np.random.default_rng(0))
+    kept = np.ones((3, 4), bool)
+    kept[1, 2] = False
+    loss, grad = getattr(fastce, name + "_with_grad")(x, [2, 2, 2], where=kept, reduction="none")
+    assert np.isfinite(loss[[0, 2]]).all()
+    assert loss[1] == inf
+    assert grad[1, 2] == (-1 if name == "nll_loss" else -inf)
+
+
+@both
+@dtypes
+@pytest.mark.parametrize("n_classes", [3, 64, 65, 700])
+def test_every_layout_and_number_of_threads_has_the_same_bits(name, n_classes, dtype, isa, rng):
+    x = draw(name, (6, 50, n_classes), dtype, rng)
+    y = rng.integers(0, n_classes, (6, 50)).astype(np.int16)
+    w = rng.uniform(size=(6, 50))
+    call = getattr(fastce, name + "_with_grad")
+    loss, grad = call(x, y, sample_weight=w, n_threads=1)
+    expected = getattr(reference, name)(x, y, sample_weight=w)
+    assert reference.ulp_error(loss, expected[0], dtype) <= LOSS_ULP[dtype]
+    assert (np.count_nonzero(grad, axis=-1) == 1).all()
+    first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    out = np.full((6, 50, 2 * n_classes), 7, dtype)[..., ::2]
+    for actual in (
+        call(x, y, sample_weight=w, n_threads=3),
+        call(np.asfortranarray(x), y, sample_weight=w),
+        call(x[::-1, ::-1, ::-1], n_classes - 1 - y[::-1, ::-1], sample_weight=w[::-1, ::-1]),
+        call(first, y, sample_weight=w, axis=1),
+        call(x, y, sample_weight=w, out=out),
+        call(x.copy(), y, sample_weight=w, out=np.empty(x.shape)),
+    ):
+        assert actual[0] == loss
+    np.testing.assert_array_equal(out, grad)
+    np.testing.assert_array_equal(
+        np.moveaxis(call(first, y, sample_weight=w, axis=1)[1], 1, -1), grad
+    )
+    assert call(x, y, sample_weight=w, out=x)[0] == loss
     np.testing.assert_array_equal(x, grad)
 
 
-@names
-def test_bad_arguments(name):
-    x, out = np.full((2, 3), 0.5), np.full((2, 3), 7.0)
-    for options, message in (
-        ({"targets": [0, 3]}, r"targets\[1\] is 3, outside \[0, 3\)"),
-        ({"targets": [0]}, r"targets.*\(2,\)"),
-        ({"class_weight": [1.0]}, "class_weight"),
-        ({"reduction": "avg"}, "reduction"),
-        ({"axis": 2}, "axis"),
-        ({"n_threads": 0}, "n_threads"),
+@given(
+    st.lists(st.lists(st.floats(-50, 50), min_size=3, max_size=3), min_size=1, max_size=20),
+    st.integers(0, 3**20),
+)
+def test_with_log_softmax_it_is_cross_entropy(rows, digits):
+    x = np.array(rows)
+    y = np.array([digits // 3**i % 3 for i in range(len(x))])
+    log_probs, p = fastce.log_softmax(x), fastce.softmax(x)
+    loss = fastce.cross_entropy(x, y, reduction="none")
+    np.testing.assert_allclose(
+        fastce.nll_loss(log_probs, y, reduction="none"), loss, rtol=1e-14, atol=1e-300
+    )
+    np.testing.assert_allclose(
+        fastce.log_loss(p, y, reduction="none"), loss, atol=4e-16, rtol=1e-14
+    )
+
+
+def test_halves(isa, rng):
+    x = draw("log_loss", (50, 8), np.float16, rng) + np.float16(0.01)
+    y = rng.integers(0, 8, 50)
+    loss, grad = fastce.log_loss_with_grad(x, y, reduction="none")
+    expected = reference.log_loss(x, y, reduction="none")
+    assert loss.dtype == np.float32
+    assert grad.dtype == np.float16
+    assert reference.ulp_error(loss, expected[0], np.float32) <= LOSS_ULP[np.float32]
+    assert reference.ulp_error(grad, expected[1], np.float16) <= 1
+
+
+# ---------- refusals
+
+
+@pytest.mark.parametrize(("name", "x"), [("nll_loss", "log_probs"), ("log_loss", "probabilities")])
+def test_a_bad_call_is_refused_and_nothing_written(name, x):
+    good, y = np.full((4, 5), 0.2), [0, 1, 2, 3]
+    out = np.full((4, 5), 7.0)
+    for args, options, message in (
+        ((good.astype(complex), y), {}, x),
+        (("a", y), {}, x),
+        ((0.5, 0), {}, f"{x} must have a class axis"),
+        ((np.ones((4, 0)), y), {}, f"{x} must have at least one class"),
+        ((good, [0, 1, 5, 3]), {}, r"targets\[2\] is 5, outside \[0, 5\)"),
+        ((good, y[:3]), {}, rf"targets.*\(4,\).*{x} \(4, 5\)"),
+        ((good, y), {"axis": 2}, f"axis is 2, out of range for {x}"),
+        ((good, y), {"class_weight": [1, 2]}, r"class_weight.*\(5,\)"),
+        ((good, y), {"sample_weight": [1, 2, 3, -1]}, r"sample_weight\[3\] is -1"),
+        ((good, y), {"where": np.ones(5, bool)}, "where"),
+        ((good, good), {"ignore_index": 2}, "ignore_index"),
+        ((good, y), {"reduction": "avg"}, "reduction"),
+        ((good, y), {"normalizer": -1}, "normalizer"),
+        ((good, y), {"on_empty": ""}, "on_empty"),
+        ((good, y), {"sample_weight": [0] * 4, "on_empty": "raise"}, "on_empty"),
+        ((good, y), {"n_threads": 0}, "n_threads"),
     ):
-        with pytest.raises(ValueError, match=message):
-            both(name)[1](x, **{"targets": [0, 1], "out": out, **options})
+        with pytest.raises((ValueError, TypeError), match=message):
+            getattr(fastce, name)(*args, **options)
+        with pytest.raises((ValueError, TypeError), match=message):
+            getattr(fastce, name + "_with_grad")(*args, out=out, **options)
         assert (out == 7).all()
+    for wrong in (out[:3], out.astype(int), good[::-1]):
+        with pytest.raises((ValueError, TypeError), match="out"):
+            getattr(fastce, name + "_with_grad")(good, y, out=wrong)
+    with pytest.raises(TypeError, match="label_smoothing"):
+        getattr(fastce, name)(good, y, label_smoothing=0.1)
