@@ -50,6 +50,7 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
         fastce_parallel(run_kernel, call, n_threads);
         *loss_sum = sum_in_order(call->sums, 2 * call->n_sums);
     }
+    call->sums = NULL;
     free(sums);
     free(scratch);
     return failed ? -1 : 0;

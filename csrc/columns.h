@@ -232,11 +232,11 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
         exact_at[l] = targets[r];
         exact[l] = rows->target_grad[r];
         if (soft) {
-            const double pull = rows->factor[r] / (rows->scale[r] * inverse[l]);
-            exact_at[l] = call->loss == FASTCE_POLY1 || rows->scale[r] == 0 ? -1 : top_at[l];
+            exact_at[l] = call->loss == FASTCE_POLY1 ? -1 : top_at[l];
             if (exact_at[l] >= 0)
                 exact[l] = rows->scale[r]
-                           * ((pull - more->dense[exact_at[l]][r]) - pull * rest_of_top[l]);
+                           * ((rows->mass[r] - more->dense[exact_at[l]][r])
+                              + (rows->pull[r] - rows->mass[r]) - rows->pull[r] * rest_of_top[l]);
         } else if (dense && exact_at[l] >= 0) {
             exact[l] -= rows->scale[r] * more->dense[exact_at[l]][r];
         }

@@ -31,6 +31,7 @@ typedef struct {
     _Alignas(64) double mass[TILE], gap[TILE], overlap[TILE];
     /* out */
     _Alignas(64) double loss[TILE], factor[TILE], scale[TILE], target_grad[TILE];
+    _Alignas(64) double pull[TILE];  /* where there is a dense part */
     _Alignas(64) double cross[TILE]; /* of term_j * q_j, subtracted from grad_j: poly-1 */
 } row_tile;
 
@@ -135,6 +136,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         }
         const vdouble scale = sample_weight * doubles_at(rows->upstream, i) * call->grad_scale;
         const vdouble push = weight * slope;
+        if (dense) *(vdouble *)(rows->pull + i) = pull;
 
         *(vdouble *)(rows->loss + i) = sample_weight * loss;
         *(vdouble *)(rows->factor + i) = scale * (push + pull) * inverse;

@@ -329,10 +329,12 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     double exact_grad = row->target_grad[0];
     ptrdiff_t exact_at = input->target;
     if (call->probabilities.data) {
-        const double pull = row->factor[0] / (scale * inverse);
-        exact_at = call->loss == FASTCE_POLY1 || scale == 0 ? -1 : input->top_at;
+        /* (mass - q) p - q (1 - p) where p is near 1 */
+        exact_at = call->loss == FASTCE_POLY1 ? -1 : input->top_at;
         if (exact_at >= 0)
-            exact_grad = scale * ((pull - dense[exact_at]) - pull * (row->others[0] * inverse));
+            exact_grad = scale
+                         * ((row->mass[0] - dense[exact_at]) + (row->pull[0] - row->mass[0])
+                            - row->pull[0] * (row->others[0] * inverse));
     } else if (dense) {
         exact_grad -= scale * dense[exact_at];
     }
@@ -401,7 +403,8 @@ static void evaluate_row(const fastce_call *call, const row_input *input, const 
     double spread = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++) {
         const real x = get(input->x + j);
-        before += (x > at_target) | ((x == at_target) & (j < input->target));
+        /* not: at_target is before x, so that NaN is never right */
+        before += j != input->target && !(at_target > x || (at_target == x && input->target < j));
         spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x) : 0;
     }
     const vdouble log_sum = log1p_double(splat_double(row->others[0] / row->top[0]),

@@ -1,5 +1,5 @@
 /* The vectors that the maths is written in, for one element type and one ISA, on the compiler's
- * own vector types (gcc, clang): arithmetic, comparisons and shifts are plain operators there.
+ * own vector types (gcc 12 or newer): arithmetic, comparisons and shifts are plain operators there.
  * Only what those lack is spelled out per ISA: maximum, streaming stores, prefetch.
  *
  * Compiled with -DFASTCE_f64 or, with float as real, one of -DFASTCE_f32, _f16, _bf16; a*b + c becomes one instruction where the ISA has

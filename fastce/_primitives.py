@@ -88,6 +88,7 @@ def logsumexp(
     *,
     axis: int = -1,
     keepdims: bool = False,
+    out: NDArray[Any] | None = None,
     n_threads: int | None = None,
 ) -> Any:
     """Logarithm of the sum of exponentials along an axis: ``max + log1p(sum of the others)``.
@@ -98,11 +99,13 @@ def logsumexp(
         As in `softmax`. A row of nothing but ``-inf`` gives ``-inf``, one with ``+inf`` ``+inf``.
     keepdims : bool, default False
         Whether the axis stays, with length 1.
+    out : array of the result's shape, optional
+        Where the result goes, of float32 or float64.
 
     Returns
     -------
     array of the rows' shape (with `keepdims`, of the logits' number of axes)
-        float64 for float64 logits, else float32.
+        float64 for float64 logits, else float32; or `out`.
 
     Raises
     ------
@@ -116,4 +119,12 @@ def logsumexp(
     1000.6931
     """
     result = _kernel.softmax(_kernel.LOGSUMEXP, logits, axis, None, n_threads)
-    return np.expand_dims(result, axis) if keepdims else result
+    result = np.expand_dims(result, axis) if keepdims else result
+    if out is None:
+        return result
+    if not isinstance(out, np.ndarray) or out.dtype not in (np.float32, np.float64):
+        raise TypeError("out must be a NumPy array of float32 or float64")
+    if out.shape != np.shape(result) or not out.flags.writeable:
+        raise ValueError(f"out must be writable and of shape {np.shape(result)}, got {out.shape}")
+    out[...] = result
+    return out
