@@ -403,10 +403,10 @@ static void evaluate_row(const fastce_call *call, const row_input *input, const 
     double spread = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++) {
         const real x = get(input->x + j);
-        /* not: at_target is before x, so that NaN is never right */
-        before += j != input->target && !(at_target > x || (at_target == x && input->target < j));
+        before += (x > at_target) | ((x == at_target) & (j < input->target));
         spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x) : 0;
     }
+    if (total != total) before = call->n_classes; /* a row that is NaN is right for nobody */
     const vdouble log_sum = log1p_double(splat_double(row->others[0] / row->top[0]),
                                          splat_double(row->top[0] / total));
     *stats = (fastce_row_stats){row->loss[0], log_sum[0] + spread / total, row->top[0] / total,
