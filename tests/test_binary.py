@@ -1,16 +1,14 @@
-"""Binary losses: the contract's ulps, special values, layouts, masks, threads, refusals.
-
-Options against the oracle are in test_options.py.
-"""
+"""Binary losses: options by the oracle, ulps, special values, layouts, masks, threads, refusals."""
 
 import re
+from itertools import product
 
 import numpy as np
 import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import GRAD_ULP, LOSS_ULP
+from reference import GRAD_ULP, LOSS_ULP, assert_close
 
 import fastce
 
@@ -31,6 +29,55 @@ def hard_logits(rng, dtype):
         [0.0, -0.0, 1e30, -1e30, np.finfo(dtype).tiny, np.finfo(dtype).max],
     ]
     return np.concatenate(parts).astype(dtype)
+
+
+# ---------- options
+
+
+def check(name, x, targets, dtype, options):
+    """Against the oracle; and the loss alone is that with the gradient."""
+    expected = getattr(reference, name)(x, targets, **options)
+    actual = getattr(fastce, name + "_with_grad")(x, targets, **options)
+    for a, e in zip(actual, expected[:2], strict=True):
+        assert a.dtype == dtype
+        assert_close(a, e, dtype)
+    options = {k: v for k, v in options.items() if k != "upstream"}
+    np.testing.assert_array_equal(getattr(fastce, name)(x, targets, **options), actual[0])
+
+
+@dtypes
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_binary_cross_entropy(reduction, dtype, isa, rng):
+    x = (rng.normal(size=(33, 4)) * np.linspace(0.1, 30, 33)[:, None]).astype(dtype)
+    hard, soft = rng.integers(0, 2, x.shape), rng.uniform(size=x.shape)
+    for targets, options in product(
+        (hard, hard.astype(bool), hard.astype(dtype), soft),
+        (
+            {},
+            {"label_smoothing": 0.2},
+            {"label_smoothing": 1.0, "upstream": -0.5},
+            {"pos_weight": rng.uniform(size=4)},
+            {"pos_weight": 3.0, "label_smoothing": 0.2},
+            {"sample_weight": rng.uniform(size=(33, 1)), "where": rng.uniform(size=x.shape) < 0.7},
+            {"sample_weight": rng.uniform(size=x.shape), "pos_weight": rng.uniform(size=4)},
+        ),
+    ):
+        check("binary_cross_entropy", x, targets, dtype, {"reduction": reduction, **options})
+
+
+@dtypes
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_binary_focal_loss(reduction, dtype, isa, rng):
+    x = (rng.normal(size=(33, 4)) * np.linspace(0.1, 30, 33)[:, None]).astype(dtype)
+    y = rng.integers(0, 2, x.shape)
+    for options in (
+        {},
+        {"gamma": 0.5, "alpha": 0.25},
+        {"gamma": 0.0, "alpha": 1.0},
+        {"gamma": 1.0, "alpha": 0.0, "upstream": 3.0},
+        {"sample_weight": rng.uniform(size=(33, 1)), "where": rng.uniform(size=x.shape) < 0.7},
+    ):
+        check("binary_focal_loss", x, y, dtype, {"reduction": reduction, **options})
 
 
 # ---------- numerics

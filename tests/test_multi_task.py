@@ -10,6 +10,14 @@ import fastce
 numbers = st.lists(st.tuples(st.floats(0, 100), st.floats(-5, 5)), min_size=1, max_size=6)
 
 
+def test_by_hand():
+    loss, grads = fastce.uncertainty_weighted_with_grad([2.0, 3.0], [0.0, np.log(4)])
+    np.testing.assert_allclose(loss, 2 + 3 / 4 + np.log(4) / 2)
+    np.testing.assert_allclose(grads.losses, [1, 1 / 4])
+    np.testing.assert_allclose(grads.log_variances, [1 / 2 - 2, 1 / 2 - 3 / 4])
+    assert fastce.uncertainty_weighted([0.01], [np.log(0.02)]) < 0
+
+
 @given(numbers)
 def test_value_and_gradients(tasks):
     """Against the formula in longdouble, and the gradients against differences of the value."""

@@ -1,11 +1,11 @@
-"""nll_loss and log_loss: the contract's ulps, special values, masks, layouts, threads, refusals."""
+"""nll_loss, log_loss: options by the oracle, ulps, special values, layouts, threads, refusals."""
 
 import numpy as np
 import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import GRAD_ULP, LOSS_ULP
+from reference import GRAD_ULP, LOSS_ULP, assert_close
 
 import fastce
 
@@ -15,10 +15,39 @@ wide = pytest.mark.skipif(not reference.wide, reason="longdouble is a double her
 both = pytest.mark.parametrize("name", ["nll_loss", "log_loss"])
 
 
-def draw(name, shape, dtype, rng):
-    """Rows that sum to one along the last axis, or their logarithms."""
-    p = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+def draw(name, shape, dtype, rng, axis=-1):
+    """Rows that sum to one along the axis, or their logarithms."""
+    p = np.moveaxis(rng.dirichlet(np.ones(shape[axis]), np.delete(shape, axis)), -1, axis)
     return (np.log(p) if name == "nll_loss" else p).astype(dtype)
+
+
+@both
+@dtypes
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((30, 5), -1), ((9, 130), -1), ((2, 5, 19), 1)], ids=str
+)
+def test_all_options(shape, axis, reduction, soft, name, dtype, isa, rng):
+    rows, n_classes = tuple(np.delete(shape, axis)), shape[axis]
+    x = draw(name, shape, dtype, rng, axis)
+    y = rng.integers(0, n_classes, rows)
+    y.flat[3] = -100
+    targets = rng.uniform(size=shape) * (rng.uniform(size=shape) < 0.7) if soft else y
+    for options in (
+        {},
+        {"class_weight": rng.uniform(size=n_classes), "sample_weight": rng.uniform(size=rows)},
+        {"where": rng.uniform(size=rows) < 0.7, "upstream": 0.3},
+    ):
+        options |= {"axis": axis, "reduction": reduction}
+        expected = getattr(reference, name)(x, targets, **options)
+        loss, grad = getattr(fastce, name + "_with_grad")(x, targets, **options)
+        assert loss.dtype == grad.dtype == dtype
+        assert_close(loss, expected[0], dtype)
+        assert_close(grad, expected[1], dtype)
+        options.pop("upstream", None)
+        alone = getattr(fastce, name)(x, targets, **options)
+        np.testing.assert_array_equal(alone, loss)
 
 
 @wide
@@ -91,22 +120,11 @@ def test_a_row_that_is_not_there_is_not_read(name, dtype, isa, rng):
 
 
 @both
-@dtypes
-def test_soft_targets(name, dtype, isa, rng):
-    x = draw(name, (30, 4), dtype, rng)
-    t = rng.dirichlet(np.ones(4), 30).astype(dtype)
-    for options in (
-        {"reduction": "none"},
-        {},
-        {"class_weight": rng.uniform(size=4), "sample_weight": rng.uniform(size=30)},
-        {"where": rng.uniform(size=30) < 0.5, "upstream": -2.0},
-    ):
-        expected = getattr(reference, name)(x, t, **options)
-        actual = getattr(fastce, name + "_with_grad")(x, t, **options)
-        for a, e in zip(actual, expected, strict=True):
-            np.testing.assert_allclose(
-                a, np.float64(e), rtol=1e-6 if dtype == np.float32 else 1e-14
-            )
+def test_only_the_label_is_read(name, isa):
+    x = np.array([[nan, 0.5, inf], [0.5, nan, -1]], np.float32)
+    loss, grad = getattr(fastce, name + "_with_grad")(x, [1, 0])
+    np.testing.assert_allclose(loss, -0.5 if name == "nll_loss" else np.log(2), rtol=1e-6)
+    assert np.isfinite(grad).all()
 
 
 @both
