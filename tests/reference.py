@@ -193,7 +193,7 @@ def log_loss(probs, targets, **options):
 
 
 def beside_zero(logits):
-    """Rows whose first class has the probability sigmoid(x); less the larger, so that inf is fine."""
+    """Rows of two logits, x apart, the larger 0: the first has the probability sigmoid(x)."""
     x = longdouble(logits)
     return np.stack([np.minimum(x, 0), np.minimum(-x, 0)], -1)
 

@@ -432,3 +432,84 @@ def test_soft_targets_have_no_label_to_ignore(ignore_index):
     else:
         with pytest.raises(ValueError, match="ignore_index"):
             fastce.cross_entropy(x, t, ignore_index=ignore_index)
+
+
+# ---------- the losses that have kernels of their own: what else they promise is in their files
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["nll_loss", "log_loss"])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("path", ["few classes", "long rows", "few channels"])
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
+def test_options_of_losses_of_probabilities(reduction, path, soft, name, dtype, isa, rng):
+    shape, axis = PATHS[path]
+    x, targets, arrays = draw(rng, soft, axis, shape)
+    x = getattr(reference, "log_softmax" if name == "nll_loss" else "softmax")(x, axis).astype(
+        dtype
+    )
+    for weight, sample_weight, where in product((None, "random"), (None, "random"), (None, "rows")):
+        options = {"class_weight": weight, "sample_weight": sample_weight, "where": where}
+        options |= {"axis": axis, **reduction}
+        filled_in(options, arrays)
+        expected_loss, expected_grad = getattr(reference, name)(x, targets, **options)
+        loss, grad = getattr(fastce, name + "_with_grad")(x, targets, **options)
+        assert_close(loss, expected_loss, dtype)
+        assert_close(grad, expected_grad, dtype)
+        options.pop("upstream", None)
+        np.testing.assert_array_equal(getattr(fastce, name)(x, targets, **options), loss)
+
+
+BINARY = {
+    "pos_weight": [None, 3.0, (7,), (5, 7)],  # shapes that broadcast to (3, 5, 7)
+    "sample_weight": [None, 0.5, (3, 1, 1), (3, 5, 7)],
+    "where": [None, (5, 1), (3, 5, 7)],
+    "label_smoothing": [0.0, 0.2, 1.0],
+}
+
+
+@dtypes
+@pytest.mark.parametrize("kind", [np.int64, bool, np.float32, "soft"])
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
+def test_options_of_binary_cross_entropy(reduction, kind, dtype, isa, rng):
+    x = (3 * rng.normal(size=(3, 5, 7))).astype(dtype)
+    t = rng.uniform(size=x.shape)
+    targets = t if kind == "soft" else (t < 0.5).astype(kind)
+    for values in product(*BINARY.values()):
+        options = {k: v for k, v in zip(BINARY, values, strict=True) if v is not None} | reduction
+        for name, value in options.items():
+            if isinstance(value, tuple):
+                options[name] = rng.uniform(size=value)
+        if "where" in options:
+            options["where"] = options["where"] < 0.7
+        if options.get("upstream") == "random":
+            options["upstream"] = rng.normal(size=x.shape)
+        expected = reference.binary_cross_entropy(x, targets, **options)
+        loss, grad = fastce.binary_cross_entropy_with_grad(x, targets, **options)
+        assert_close(loss, expected[0], dtype)
+        assert_close(grad, expected[1], dtype)
+        options.pop("upstream", None)
+        np.testing.assert_array_equal(fastce.binary_cross_entropy(x, targets, **options), loss)
+
+
+@dtypes
+@pytest.mark.parametrize("parameters", [{}, {"gamma": 0.5, "alpha": 0.25}, {"gamma": 0.0}], ids=str)
+def test_options_of_binary_focal_loss(parameters, dtype, isa, rng):
+    x = (rng.normal(size=(33, 4)) * np.linspace(0.1, 30, 33)[:, None]).astype(dtype)
+    y = rng.integers(0, 2, x.shape)
+    for targets, options in product(
+        (y, y.astype(bool), y.astype(dtype)),
+        (
+            {"reduction": "none"},
+            {"sample_weight": rng.uniform(size=(33, 1))},
+            {"where": rng.uniform(size=x.shape) < 0.7, "reduction": "sum"},
+            {"normalizer": 5.0, "upstream": 3.0},
+        ),
+    ):
+        options = options | parameters
+        expected = reference.binary_focal_loss(x, targets, **options)
+        loss, grad = fastce.binary_focal_loss_with_grad(x, targets, **options)
+        assert_close(loss, expected[0], dtype)
+        assert_close(grad, expected[1], dtype)
+        options.pop("upstream", None)
+        np.testing.assert_array_equal(fastce.binary_focal_loss(x, targets, **options), loss)

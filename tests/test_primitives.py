@@ -13,7 +13,7 @@ inf, nan = np.inf, np.nan
 
 
 def error_of_logsumexp(actual, x, axis, dtype):
-    """In units of the larger of the result and the maximum: they cancel where the result is near 0."""
+    """In units of the larger of the result and the maximum, which cancel where that is near 0."""
     expected = reference.logsumexp(x, axis)
     size = np.maximum(abs(expected), abs(x.max(axis))).astype(dtype)
     return float((abs(actual - expected) / np.spacing(size)).max(initial=0))
