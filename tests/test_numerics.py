@@ -254,3 +254,19 @@ def test_isas_agree_within_the_contract(dtype, rng):
     for loss, grad in results:
         assert reference.ulp_error(loss, results[0][0], dtype) <= 2 * LOSS_ULP[dtype]
         assert reference.ulp_error(grad, results[0][1], dtype) <= 2 * GRAD_ULP[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("case", [case for case in CASES if "huge" not in case])
+def test_scaled_logits_are_within_the_contract_of_their_rounding(case, dtype, isa):
+    """z = scale * x is rounded to the logits' dtype; from there on nothing more is lost."""
+    for n_classes in (3, 17, 100):
+        x, y, _, _ = solved(case, dtype, n_classes)
+        z = x * dtype(0.7)
+        expected_loss, expected_grad, _ = reference.cross_entropy(z, y, reduction="none")
+        loss, grad = fastce.cross_entropy_with_grad(x, y, logit_scale=0.7, reduction="none")
+        loss_error = reference.ulp_error(loss, expected_loss, dtype)
+        assert loss_error <= LOSS_ULP[dtype], f"{n_classes} classes"
+        expected_grad *= dtype(0.7)
+        grad_error = reference.ulp_error(grad, expected_grad, dtype)
+        assert grad_error <= GRAD_ULP[dtype], f"{n_classes} classes"
