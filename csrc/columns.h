@@ -232,7 +232,8 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
         exact_at[l] = targets[r];
         exact[l] = rows->target_grad[r];
         if (soft) {
-            exact_at[l] = call->loss == FASTCE_POLY1 ? -1 : top_at[l];
+            const int sure = rows->top[r] > rows->others[r];
+            exact_at[l] = sure && call->loss != FASTCE_POLY1 ? top_at[l] : -1;
             if (exact_at[l] >= 0)
                 exact[l] = rows->scale[r]
                            * ((rows->mass[r] - more->dense[exact_at[l]][r])
@@ -266,7 +267,7 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
             grad_z *= c;
         }
         *(vreal *)(tile[j] + i) = grad_z * outer;
-        *(vreal *)(more->hess[j] + i) = hess_z * (outer * outer);
+        *(vreal *)(more->hess[j] + i) = hess_z * outer * outer;
     }
 }
 

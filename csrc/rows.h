@@ -329,8 +329,8 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     double exact_grad = row->target_grad[0];
     ptrdiff_t exact_at = input->target;
     if (call->probabilities.data) {
-        /* (mass - q) p - q (1 - p) where p is near 1 */
-        exact_at = call->loss == FASTCE_POLY1 ? -1 : input->top_at;
+        const int sure = row->top[0] > row->others[0];
+        exact_at = sure && call->loss != FASTCE_POLY1 ? input->top_at : -1;
         if (exact_at >= 0)
             exact_grad = scale
                          * ((row->mass[0] - dense[exact_at]) + (row->pull[0] - row->mass[0])
@@ -368,7 +368,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
             grad_z *= c;
         }
         *(vreal *)g = grad_z * (real)logit_scale;
-        *(vreal *)h = hess_z * (real)(logit_scale * logit_scale);
+        *(vreal *)h = hess_z * (real)logit_scale * (real)logit_scale;
         for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) {
             put(grad, as_real, j + l, g[l]);
             if (hess) put(hess, as_real, j + l, h[l]);
@@ -406,7 +406,7 @@ static void evaluate_row(const fastce_call *call, const row_input *input, const 
         before += (x > at_target) | ((x == at_target) & (j < input->target));
         spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x) : 0;
     }
-    if (total != total) before = call->n_classes; /* a row that is NaN is right for nobody */
+    if (!(total > 0)) before = call->n_classes; /* a row that is NaN is right for nobody */
     const vdouble log_sum = log1p_double(splat_double(row->others[0] / row->top[0]),
                                          splat_double(row->top[0] / total));
     *stats = (fastce_row_stats){row->loss[0], log_sum[0] + spread / total, row->top[0] / total,
