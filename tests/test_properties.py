@@ -116,8 +116,8 @@ def test_class_weights_are_sample_weights_by_label(case, data):
     cw = data.draw(hnp.arrays(np.float32, x.shape[1], elements=weights))
     by_class = fastce.cross_entropy_with_grad(x, y, class_weight=cw, reduction="sum")
     by_row = fastce.cross_entropy_with_grad(x, y, sample_weight=cw[y], reduction="sum")
-    assert by_class[0] == by_row[0]
-    np.testing.assert_array_equal(by_class[1], by_row[1])
+    for ours, expected in zip(by_class, by_row, strict=True):  # doubles, multiplied in other orders
+        assert reference.ulp_error(ours, expected, np.float32) <= 1
 
 
 @given(batches(), st.integers(-20, 20))
