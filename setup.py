@@ -29,10 +29,10 @@ ELEMS = ["f32", "f64", "f16", "bf16"]
 
 # CFLAGS in the environment replaces Python's own flags, so ours are complete without them.  No
 # -ffast-math: it would turn off subnormals for the whole process.  -Wno-psabi: vectors are passed
-# between inlined functions only.
+# between inlined functions only.  -fwrapv: the maths on the bits of NaN may overflow.
 FLAGS = ["-O3", "-DNDEBUG", "-g0", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno",
-         "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra",
-         "-Wno-psabi"]  # fmt: skip
+         "-fno-trapping-math", "-ffp-contract=fast", "-fwrapv", "-fopenmp-simd", "-Wall",
+         "-Wextra", "-Wno-psabi"]  # fmt: skip
 
 # Everything the extension is made of: an edited header rebuilds it, and an sdist has them all.
 INPUTS = ["setup.py", *sorted(glob("csrc/*"))]

@@ -239,7 +239,7 @@ cdef cnp.ndarray _as_targets(object targets):
     if array.size == 0 and not cnp.PyArray_Check(targets):
         return array.astype(np.int64)
     if array.dtype.kind in "iuf":
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
+        return np.require(array, array.dtype.newbyteorder("="), "A")
     raise TypeError("targets must be integers (class indices) or floats (probabilities), got "
                     + _kind_name(array))
 
@@ -268,7 +268,7 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
         shape = array.shape
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    array = np.ascontiguousarray(array, dtype=np.float64).reshape(shape)
+    array = np.require(array, np.float64, "CA").reshape(shape)
     wrong = ~(array >= 0) | np.isinf(array)
     if wrong.any():
         at = np.unravel_index(np.argmax(wrong), shape)
