@@ -114,13 +114,13 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
     const vreal shift = (vreal)((vinteger)max & (size > splat((real)SHIFT_FROM)));
     const vreal from_shift = max - shift;
     const vreal power = (from_shift * (real)LOG2_E + (real)ROUND_MAGIC) - (real)ROUND_MAGIC;
-    const vreference ref = spread(shift, power);
+    const vreference ref = spread(power);
 
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     vinteger ties = (vinteger)splat(0);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vreal x = *(const vreal *)(tile[j] + i);
-        const vreal e = exp_terms(x, &ref);
+        const vreal e = exp_terms(x - shift, &ref);
         const vinteger is_max = x == max;
         ties -= is_max;
         *(vreal *)(tile[j] + i) = e;
@@ -128,10 +128,8 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
     }
     const vreal more_ties = __builtin_convertvector(ties, vreal) - (real)1;
     for (int w = 0; w < WIDE; w++) {
-        const vdouble wide_max = widen(max, w), wide_power = widen(power, w);
-        const vdouble reduced = ((wide_max - widen(shift, w)) - wide_power * LN2_DOUBLE_HIGH)
-                                - wide_power * LN2_DOUBLE_LOW;
-        const vdouble top = exp_double(reduced) * TWO_TO_BIAS;
+        const vdouble wide_max = widen(max, w);
+        const vdouble top = exact_terms(wide_max - widen(shift, w), widen(power, w));
         double *to = rows->others + i + w * DOUBLES;
         const vdouble others = WIDE == 1 ? total.sum + total.lost : w ? total.lost : total.sum;
         *(vdouble *)to = others + widen(more_ties, w) * top;
@@ -287,15 +285,12 @@ static void evaluate_tile(const fastce_call *call, real (*tile)[TILE], const opt
     for (ptrdiff_t i = 0; i < n; i++) {
         elem x[FEW_CLASSES];
         real terms[FEW_CLASSES];
-        row_tile row;
         const row_input input = {.x = x, .target = targets[i]};
         stats[i] = (fastce_row_stats){.rank = -1};
         if (targets[i] < 0) continue;
         for (ptrdiff_t j = 0; j < call->n_classes; j++)
             put_as(OWN_ELEM, (char *)(x + j), more->logits[j][i]), terms[j] = tile[j][i];
-        row.max[0] = rows->max[i], row.top[0] = rows->top[i], row.others[0] = rows->others[i];
-        row.loss[0] = rows->loss[i];
-        evaluate_row(call, &input, terms, &row, stats + i);
+        evaluate_row(call, &input, terms, rows, i, stats + i);
     }
 }
 

@@ -96,6 +96,34 @@ INLINE void put_as(int out_elem, char *to, real x)
     }
 }
 
+/* Parts of a vector: the first n lanes, 0 <= n < LANES; the others are `rest`. */
+#if defined(__AVX512F__)
+INLINE vreal load_part(const elem *x, ptrdiff_t n, real rest)
+{
+    const unsigned first = (1u << n) - 1;
+#if defined(FASTCE_f32)
+    return _mm512_mask_loadu_ps(splat(rest), (__mmask16)first, x);
+#elif defined(FASTCE_f64)
+    return _mm512_mask_loadu_pd(splat(rest), (__mmask8)first, x);
+#else
+    const __m256i h = _mm256_maskz_loadu_epi16((__mmask16)first, x);
+#if defined(FASTCE_f16)
+    const __m512 v = _mm512_cvtph_ps(h);
+#else
+    const __m512 v = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+#endif
+    return _mm512_mask_mov_ps(splat(rest), (__mmask16)first, v);
+#endif
+}
+#else
+INLINE vreal load_part(const elem *x, ptrdiff_t n, real rest)
+{
+    _Alignas(64) real v[LANES];
+    for (ptrdiff_t l = 0; l < LANES; l++) v[l] = l < n ? get(x + l) : rest;
+    return *(const vreal *)v;
+}
+#endif
+
 #if defined(FASTCE_f32) || defined(FASTCE_f64)
 
 INLINE vreal load(const elem *x)
@@ -182,4 +210,20 @@ INLINE void store_stream(elem *x, vreal v)
 }
 
 #endif
+
+INLINE void store_part(elem *x, ptrdiff_t n, vreal v)
+{
+#if defined(__AVX512F__) && defined(FASTCE_f32)
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), v);
+#elif defined(__AVX512F__) && defined(FASTCE_f64)
+    _mm512_mask_storeu_pd(x, (__mmask8)((1u << n) - 1), v);
+#elif defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(x, (__mmask16)((1u << n) - 1), (__m256i)to_elems(v));
+#else
+    elem lanes[LANES];
+    store(lanes, v);
+    for (ptrdiff_t l = 0; l < n; l++) x[l] = lanes[l];
+#endif
+}
+
 #endif

@@ -26,6 +26,7 @@ typedef struct {
     /* in: of every row */
     _Alignas(64) double max[TILE], target_logit[TILE];
     _Alignas(64) double top[TILE], others[TILE], target_term[TILE];
+    _Alignas(64) double shift[TILE], power[TILE]; /* rows.h: what the terms are relative to */
     _Alignas(64) double weight[TILE], sample_weight[TILE], upstream[TILE];
     /* in: where there is a dense part; overlap is the sum of q_j p_j * total, for poly-1 */
     _Alignas(64) double mass[TILE], gap[TILE], overlap[TILE];

@@ -34,9 +34,8 @@ static void plan(fastce_call *call)
     if (few)
         call->scratch_size = is_plain(call) ? 0 : sizeof(option_tiles);
     else
-        call->scratch_size = (is_plain(call) ? 1 : 3) * row_scratch_size(n_classes);
-    if (!few && !direct)
-        call->scratch_size = 3 * row_scratch_size(n_classes) + 4 * strip_size(n_classes);
+        call->scratch_size = (size_t)batch_rows(call) * batch_row_size(call);
+    if (!few && !direct) call->scratch_size += 4 * strip_size(n_classes);
 }
 
 static void plan_binary(fastce_binary_call *call)

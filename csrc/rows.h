@@ -7,7 +7,10 @@
  * by group, so that memory is read and written at an even pace under the arithmetic.
  *
  * The row's largest element is left out of the sum (its term is `top`, in double), for others / top
- * must be exact also where it is tiny: sum - top would cancel. */
+ * must be exact also where it is tiny: sum - top would cancel.
+ *
+ * Rows go by batches, each with terms of its own, so that the epilogue, whose latency is that of 400
+ * elements, serves several rows at once. */
 #ifndef FASTCE_ROWS_H
 #define FASTCE_ROWS_H
 
@@ -17,6 +20,7 @@ enum {
     GROUP = 4 * LANES,                      /* elements of one step: four chains of arithmetic */
     BLOCK = 4096 / (ptrdiff_t)sizeof(real), /* a page: the block, its terms and the previous row
                                                    share the smallest L1, 32 KB */
+    BATCH_BYTES = 64 << 10,                 /* terms of a batch stay in L2, 256 KB at least */
     LINE = 64 / (ptrdiff_t)sizeof(elem),    /* elements of a cache line */
     STREAM_BYTES = LANES * sizeof(elem),    /* what a streaming store is aligned to */
 };
@@ -44,19 +48,10 @@ INLINE double sum_of_lanes(vdouble v)
     return lanes[0];
 }
 
-/* exp(x - shift) * 2^(lift + BIAS - power) in double. */
+/* The term of x in double, times 2^lift. */
 INLINE double exact_term(double x, double lift, const reference *ref)
 {
-    const double d = x - ref->shift;
-    if (d < -10000) return 0; /* below any double, whatever the powers are */
-    const double n = __builtin_rint(d * LOG2_E);
-    const vdouble e = exp_double(splat_double((d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW));
-    const double exponent = 1023 + BIAS + n + lift - ref->power;
-    if (exponent < 1) return 0;
-    const int64_t bits = (int64_t)exponent << 52;
-    double scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return e[0] * scale;
+    return exact_terms(splat_double(x - (double)ref->shift), splat_double(ref->power - lift))[0];
 }
 
 /* Element j of a row of grad. */
@@ -70,16 +65,32 @@ INLINE void put(char *row, int as_real, ptrdiff_t j, real x)
 
 /* The last row whose terms are known: its gradient is written while the next row is read. */
 typedef struct {
-    char *grad;     /* NULL: nothing is pending */
-    int as_real;    /* grad holds reals where the logits are halves */
-    ptrdiff_t head; /* elements before the first aligned one; 0 if not streaming */
+    char *grad;  /* NULL: nothing is pending */
+    int as_real; /* grad holds reals where the logits are halves */
+    ptrdiff_t
+        head; /* elements before the first aligned one: stores across lines take twice the time */
     int stream;
     real factor;
 } pending_row;
 
-INLINE void write_scalar(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
+/* Elements [from, to) of a pending gradient, less than a vector of them. */
+INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
 {
-    for (ptrdiff_t j = from; j < to; j++) put(row->grad, row->as_real, j, row->factor * terms[j]);
+    if (!row->as_real || ELEM_IS_REAL)
+        store_part((elem *)row->grad + from, to - from, load_real(terms + from) * row->factor);
+    else
+        for (ptrdiff_t j = from; j < to; j++) put(row->grad, 1, j, row->factor * terms[j]);
+}
+
+INLINE void write_vector(const pending_row *row, const real *terms, ptrdiff_t j)
+{
+    const vreal g = load_real(terms + j) * row->factor;
+    if (row->stream)
+        store_stream((elem *)row->grad + j, g);
+    else if (ELEM_IS_REAL || !row->as_real)
+        store((elem *)row->grad + j, g);
+    else
+        store_real((real *)row->grad + j, g);
 }
 
 /* Elements head + [from, from + GROUP) of the pending gradient, as far as the row goes.  Reads terms
@@ -87,27 +98,14 @@ INLINE void write_scalar(const pending_row *row, const real *terms, ptrdiff_t fr
 INLINE void write_group(const pending_row *row, const real *terms, ptrdiff_t from,
                         ptrdiff_t n_classes)
 {
-    const ptrdiff_t first = row->head + from;
-    if (from == 0) write_scalar(row, terms, 0, row->head < n_classes ? row->head : n_classes);
-    if (first + GROUP > n_classes) {
-        ptrdiff_t j = first;
-        if (row->stream) /* a line that is written in the usual way is read first */
-            for (; j + LANES <= n_classes; j += LANES)
-                store_stream((elem *)row->grad + j, load_real(terms + j) * row->factor);
-        write_scalar(row, terms, j, n_classes);
+    ptrdiff_t j = row->head + from;
+    if (from == 0 && row->head) write_part(row, terms, 0, row->head);
+    if (j + GROUP <= n_classes) {
+        for (int i = 0; i < GROUP; i += LANES) write_vector(row, terms, j + i);
         return;
     }
-    const vreal factor = splat(row->factor);
-    elem *grad = (elem *)row->grad + first;
-    terms += first;
-    if (row->stream)
-        for (int i = 0; i < GROUP; i += LANES)
-            store_stream(grad + i, load_real(terms + i) * factor);
-    else if (ELEM_IS_REAL || !row->as_real)
-        for (int i = 0; i < GROUP; i += LANES) store(grad + i, load_real(terms + i) * factor);
-    else
-        for (int i = 0; i < GROUP; i += LANES)
-            store_real((real *)row->grad + first + i, load_real(terms + i) * factor);
+    for (; j + LANES <= n_classes; j += LANES) write_vector(row, terms, j);
+    if (j < n_classes) write_part(row, terms, j, n_classes);
 }
 
 INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_classes)
@@ -122,17 +120,21 @@ INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_class
 INLINE real load_block(const elem *x, ptrdiff_t n, real *block)
 {
     vreal max[4] = {splat(HIDDEN), splat(HIDDEN), splat(HIDDEN), splat(HIDDEN)};
-    const ptrdiff_t whole = n / GROUP * GROUP, end = (n + GROUP - 1) / GROUP * GROUP;
-    for (ptrdiff_t j = 0; j < whole; j += GROUP)
+    const ptrdiff_t end = (n + GROUP - 1) / GROUP * GROUP;
+    ptrdiff_t j = 0;
+    for (; j + GROUP <= n; j += GROUP)
         for (int i = 0; i < 4; i++) {
             const vreal v = load(x + j + i * LANES);
             max[i] = maximum(v, max[i]);
             *(vreal *)(block + j + i * LANES) = v;
         }
-    for (ptrdiff_t j = whole; j < n; j++) block[j] = get(x + j);
-    for (ptrdiff_t j = n; j < end; j++) block[j] = HIDDEN;
-    for (ptrdiff_t j = whole; j < end; j += LANES)
-        max[0] = maximum(*(const vreal *)(block + j), max[0]);
+    for (; j < end; j += LANES) {
+        const vreal v = j + LANES <= n ? load(x + j)
+                        : j < n        ? load_part(x + j, n - j, HIDDEN)
+                                       : splat(HIDDEN);
+        max[0] = maximum(v, max[0]);
+        *(vreal *)(block + j) = v;
+    }
     const vreal all = maximum(maximum(max[0], max[1]), maximum(max[2], max[3]));
     return largest_lane(all);
 }
@@ -158,13 +160,25 @@ INLINE int needs_terms(const fastce_call *call)
            || (call->loss == FASTCE_POLY1 && is_dense(call));
 }
 
-/* Bytes of one row of scratch. */
+/* Bytes of one row of scratch: whole groups, and readable a vector beyond the last class. */
 INLINE size_t row_scratch_size(ptrdiff_t n_classes)
 {
-    return ((size_t)n_classes / GROUP + 1) * GROUP * sizeof(real);
+    return (size_t)(n_classes + LANES + GROUP - 1) / GROUP * GROUP * sizeof(real);
 }
 
-/* Rows of scratch, [n_classes] up to a whole GROUP each. */
+/* Bytes of scratch of a row in a batch; rows in a batch. */
+INLINE size_t batch_row_size(const fastce_call *call)
+{
+    return (is_plain(call) ? 1 : 3) * row_scratch_size(call->n_classes);
+}
+
+INLINE ptrdiff_t batch_rows(const fastce_call *call)
+{
+    const ptrdiff_t n = BATCH_BYTES / (ptrdiff_t)batch_row_size(call);
+    return n < 1 ? 1 : n > TILE ? TILE : n;
+}
+
+/* One row's scratch, [n_classes] up to a whole GROUP each. */
 typedef struct {
     real *terms;
     real *dense; /* q */
@@ -220,9 +234,9 @@ static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
     return seen;
 }
 
-/* The statistics of a row, its terms, and on the way the gradient of the pending row. */
+/* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row. */
 static void row_terms(const fastce_call *call, row_input *input, const row_scratch *scratch,
-                      const pending_row *pending, row_tile *row)
+                      const pending_row *pending, row_tile *rows, ptrdiff_t r)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const int64_t target = input->target;
@@ -232,9 +246,9 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
     _Alignas(64) real block[BLOCK];
     reference ref = {0, 0};
-    vreference vref = spread(splat(0), splat(0));
+    vreference vref = spread(splat(0));
     wide_exact_sum total = {splat_double(0), splat_double(0)};
-    double max = -__builtin_inf(), top = 0, target_logit = 0;
+    double max = -__builtin_inf(), target_logit = 0;
     double extra = 0; /* terms of former maxima */
 
     for (ptrdiff_t start = 0; start < n_classes; start += BLOCK) {
@@ -246,21 +260,25 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
 
         ptrdiff_t top_at = -1;
         if (block_max > max) {
+            if (max > -__builtin_inf()) { /* the former maximum is one of the others */
+                const double top = exact_term(max, 0, &ref);
+                extra += top;
+                if (keep_terms) terms[input->top_at] = (real)top;
+            }
             const double power = __builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
-            if (start == 0 || max == -__builtin_inf() || power - (double)ref.power > HEADROOM) {
+            if (max == -__builtin_inf() || power - (double)ref.power > HEADROOM) {
                 /* the terms so far are too small for the new maximum: a new reference */
-                const double old_top = top;
                 const real old_shift = ref.shift, old_power = ref.power;
                 ref.shift = __builtin_fabs((double)block_max) > SHIFT_FROM ? block_max : 0;
                 ref.power = (real)__builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
-                vref = spread(splat(ref.shift), splat(ref.power));
-                if (old_top > 0) {
+                vref = spread(splat(ref.power));
+                if (max > -__builtin_inf()) {
                     /* exact when the shift stays 0: a power of two */
-                    const double change = exact_term(old_shift, (double)old_power - BIAS, &ref);
+                    const double change
+                        = exact_term(old_shift, (double)old_power - BIAS, &ref) / KAPPA;
                     total.sum *= change;
                     total.lost *= change;
                     extra *= change;
-                    top *= change;
                     if (keep_terms)
                         for (ptrdiff_t j = 0; j < start; j += LANES)
                             *(vreal *)(terms + j) *= (real)change;
@@ -268,9 +286,7 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
             }
             if (dense && max > -__builtin_inf())
                 add_wide(&gap, (mass.sum + mass.lost) * (block_max - max));
-            extra += top;
             max = block_max;
-            top = exact_term(max, 0, &ref);
             top_at = find(block, block_max);
             input->top_at = start + top_at;
         }
@@ -280,6 +296,8 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
                     add_gap(*(const vreal *)(scratch->dense + start + j),
                             *(const vreal *)(block + j), splat_double(max), w, &mass, &gap);
         if (top_at >= 0) block[top_at] = HIDDEN;
+        if (ref.shift != 0)
+            for (ptrdiff_t j = 0; j < n; j += LANES) *(vreal *)(block + j) -= ref.shift;
 
         for (ptrdiff_t j = 0; j < n; j += GROUP) {
             if (pending->grad) write_group(pending, terms, start + j, n_classes);
@@ -292,20 +310,20 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
                 for (int i = 0; i < 4; i++) *(vreal *)(terms + start + j + i * LANES) = e[i];
             for (int i = 0; i < 4; i++) add_vector(&total, e[i]);
         }
-        if (keep_terms && top_at >= 0) terms[start + top_at] = (real)top;
     }
-    row->max[0] = max;
-    row->target_logit[0] = target_logit;
-    row->top[0] = top;
-    row->others[0] = sum_of_lanes(total.sum + total.lost) + extra;
-    row->target_term[0] = 0;
+    rows->max[r] = max;
+    rows->shift[r] = ref.shift;
+    rows->power[r] = ref.power;
+    rows->target_logit[r] = target_logit;
+    rows->others[r] = sum_of_lanes(total.sum + total.lost) + extra;
+    rows->target_term[r] = 0; /* at the top it is not used */
     if (keep_terms)
-        row->target_term[0] = terms[target];
+        rows->target_term[r] = terms[target];
     else if (call->loss != FASTCE_CROSS_ENTROPY)
-        row->target_term[0] = exact_term(target_logit, 0, &ref);
+        rows->target_term[r] = exact_term(target_logit, 0, &ref);
     if (dense) {
-        row->mass[0] = total_of(&mass);
-        row->gap[0] = total_of(&gap);
+        rows->mass[r] = total_of(&mass);
+        rows->gap[r] = total_of(&gap);
     }
 }
 
@@ -313,28 +331,28 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
  * need the scratch.  With p_j = term_j / total the second derivative is
  * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule. */
 static void write_row(const fastce_call *call, const row_input *input, const row_scratch *scratch,
-                      const row_tile *row, int as_real, char *grad, char *hess)
+                      const row_tile *rows, ptrdiff_t r, int as_real, char *grad, char *hess)
 {
     const ptrdiff_t n_classes = call->n_classes;
-    const double inverse = 1 / (row->top[0] + row->others[0]);
-    const double scale = row->scale[0], logit_scale = call->logit_scale, softcap = call->softcap;
-    const vreal factor = splat((real)row->factor[0]), wide_scale = splat((real)scale);
-    const vreal cross = splat((real)row->cross[0]), to_p = splat((real)inverse);
+    const double inverse = 1 / (rows->top[r] + rows->others[r]);
+    const double scale = rows->scale[r], logit_scale = call->logit_scale, softcap = call->softcap;
+    const vreal factor = splat((real)rows->factor[r]), wide_scale = splat((real)scale);
+    const vreal cross = splat((real)rows->cross[r]), to_p = splat((real)inverse);
     const vreal square = splat((real)(2 * call->z_loss * scale));
     const real *dense = is_dense(call) ? scratch->dense : NULL;
     const real *chain = softcap != 0 ? scratch->chain : NULL;
 
     /* the two elements that the formulas below would cancel in: [0] the target or, of dense
      * targets, the top; [1] the top */
-    double exact_grad = row->target_grad[0];
+    double exact_grad = rows->target_grad[r];
     ptrdiff_t exact_at = input->target;
     if (call->probabilities.data) {
-        const int sure = row->top[0] > row->others[0];
+        const int sure = rows->top[r] > rows->others[r];
         exact_at = sure && call->loss != FASTCE_POLY1 ? input->top_at : -1;
         if (exact_at >= 0)
             exact_grad = scale
-                         * ((row->mass[0] - dense[exact_at]) + (row->pull[0] - row->mass[0])
-                            - row->pull[0] * (row->others[0] * inverse));
+                         * ((rows->mass[r] - dense[exact_at]) + (rows->pull[r] - rows->mass[r])
+                            - rows->pull[r] * (rows->others[r] * inverse));
     } else if (dense) {
         exact_grad -= scale * dense[exact_at];
     }
@@ -351,7 +369,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
         }
         if (exact_at >= j && exact_at < j + LANES) grad_z[exact_at - j] = (real)exact_grad;
         if (input->top_at >= j && input->top_at < j + LANES)
-            rest[input->top_at - j] = (real)(row->others[0] * inverse);
+            rest[input->top_at - j] = (real)(rows->others[r] * inverse);
         vreal hess_z = term * factor * rest + p * p * square;
         if (chain) {
             const vreal c = *(const vreal *)(chain + j);
@@ -377,10 +395,10 @@ static void write_row(const fastce_call *call, const row_input *input, const row
 }
 
 /* (x - max) - log_sum in double, rounded once: at the top class the loss itself. */
-static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile *row, int as_real,
-                              char *out)
+static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile *rows, ptrdiff_t r,
+                              int as_real, char *out)
 {
-    const double max = row->max[0], log_sum = row->scale[0];
+    const double max = rows->max[r], log_sum = rows->scale[r];
     for (ptrdiff_t j = 0; j < n_classes; j++)
         put(out, as_real, j, (real)(((double)get(x + j) - max) - log_sum));
 }
@@ -395,113 +413,50 @@ static double infinite_logsumexp(double max, const elem *x, ptrdiff_t n_classes)
 
 /* How a row was predicted; its entropy is log_sum + sum of p_j (max - x_j). */
 static void evaluate_row(const fastce_call *call, const row_input *input, const real *terms,
-                         const row_tile *row, fastce_row_stats *stats)
+                         const row_tile *rows, ptrdiff_t r, fastce_row_stats *stats)
 {
     const real at_target = get(input->x + input->target);
-    const double total = row->top[0] + row->others[0];
+    const double total = rows->top[r] + rows->others[r];
     ptrdiff_t before = 0;
     double spread = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++) {
         const real x = get(input->x + j);
         before += (x > at_target) | ((x == at_target) & (j < input->target));
-        spread += terms[j] > 0 ? (double)terms[j] * (row->max[0] - (double)x) : 0;
+        spread += terms[j] > 0 ? (double)terms[j] * (rows->max[r] - (double)x) : 0;
     }
     if (!(total > 0)) before = call->n_classes; /* a row that is NaN is right for nobody */
-    const vdouble log_sum = log1p_double(splat_double(row->others[0] / row->top[0]),
-                                         splat_double(row->top[0] / total));
-    *stats = (fastce_row_stats){row->loss[0], log_sum[0] + spread / total, row->top[0] / total,
+    const vdouble log_sum = log1p_double(splat_double(rows->others[r] / rows->top[r]),
+                                         splat_double(rows->top[r] / total));
+    *stats = (fastce_row_stats){rows->loss[r], log_sum[0] + spread / total, rows->top[r] / total,
                                 before};
 }
 
-/* A thread's work on rows of many classes. */
+/* A thread's work on rows of many classes; pending are the rows of the batch before. */
 typedef struct {
-    row_scratch scratch;
-    pending_row pending;
-    row_tile tile;
+    ptrdiff_t batch;
+    char *scratch;
+    pending_row pending[TILE];
+    row_input inputs[TILE];
+    row_tile rows;
     exact_sum sum;
 } row_worker;
 
 static void start_worker(const fastce_call *call, int thread, row_worker *worker)
 {
-    char *scratch = call->scratch + (size_t)thread * call->scratch_size;
-    const size_t row_size = row_scratch_size(call->n_classes);
     memset(worker, 0, sizeof *worker);
-    worker->pending.as_real = call->out_elem != OWN_ELEM;
-    worker->pending.stream = call->stream && is_plain(call) && !worker->pending.as_real;
-    if (needs_terms(call)) worker->scratch.terms = (real *)scratch;
-    if (is_dense(call)) worker->scratch.dense = (real *)(scratch + row_size);
-    if (call->softcap != 0) worker->scratch.chain = (real *)(scratch + 2 * row_size);
+    worker->batch = batch_rows(call);
+    worker->scratch = call->scratch + (size_t)thread * call->scratch_size;
 }
 
-/* Row i of a run, whose classes are contiguous here; next_x is what will be read after it. */
-static void one_row(const fastce_call *call, row_worker *worker, const row_run *run, ptrdiff_t i,
-                    const elem *x, const elem *next_x, const real *probabilities, char *grad,
-                    char *hess)
+static row_scratch scratch_of(const fastce_call *call, const row_worker *worker, ptrdiff_t r)
 {
-    row_tile *tile = &worker->tile;
-    row_input input = {.x = x, .next_x = next_x, .probabilities = probabilities, .top_at = -1};
-    const int as_real = worker->pending.as_real;
-    const size_t row_bytes = (size_t)call->n_classes * (as_real ? sizeof(real) : sizeof(elem));
-    const int there = read_rows(call, run, i, 1, &input.target, tile);
-    fastce_row_stats *stats = call->row_stats ? call->row_stats + run->first + i : NULL;
-    if (!there) {
-        if (stats) *stats = (fastce_row_stats){.rank = -1};
-        if (grad) memset(grad, 0, row_bytes);
-        if (hess) memset(hess, 0, row_bytes);
-        tile->loss[0] = 0;
-    } else {
-        if (run->where.data) {
-            input.where = run->where.data + i * run->where.row_stride;
-            input.where_stride = run->where.class_stride;
-        }
-        if (call->smoothing != 0) {
-            input.spread = call->smoothing / (double)count_seen(call, &input);
-            tile->weight[0] *= 1 - call->smoothing;
-        }
-        row_terms(call, &input, &worker->scratch, &worker->pending, tile);
-        if (!call->targets.data) tile->target_logit[0] = tile->max[0]; /* there is none */
-        if (call->loss == FASTCE_POLY1 && is_dense(call)) {
-            wide_exact_sum overlap = {splat_double(0), splat_double(0)};
-            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
-                add_vector(&overlap, *(const vreal *)(worker->scratch.dense + j)
-                                         * *(const vreal *)(worker->scratch.terms + j));
-            tile->overlap[0] = sum_of_lanes(overlap.sum + overlap.lost);
-        }
-        epilogue(call, tile, 1);
-        if (grad && call->loss < FASTCE_SOFTMAX && is_tiny(tile->factor[0])) {
-            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
-                *(vreal *)(worker->scratch.terms + j) *= (real)(1 / TWO_TO_BIAS);
-            tile->factor[0] *= TWO_TO_BIAS;
-            tile->cross[0] *= TWO_TO_BIAS;
-            tile->top[0] /= TWO_TO_BIAS;
-            tile->others[0] /= TWO_TO_BIAS;
-        }
-        if (call->loss == FASTCE_LOGSUMEXP && tile->max[0] - tile->max[0] != 0)
-            tile->loss[0] = infinite_logsumexp(tile->max[0], x, call->n_classes);
-        if (call->loss == FASTCE_LOG_SOFTMAX) {
-            write_log_softmax(x, call->n_classes, tile, as_real, grad);
-        } else if (stats) {
-            evaluate_row(call, &input, worker->scratch.terms, tile, stats);
-        } else if (!is_plain(call)) {
-            if (grad) write_row(call, &input, &worker->scratch, tile, as_real, grad, hess);
-        } else if (grad) {
-            const double factor = tile->factor[0];
-            if (call->loss != FASTCE_SOFTMAX)
-                worker->scratch.terms[input.target]
-                    = factor == 0 ? 0 : (real)(tile->target_grad[0] / factor);
-            worker->pending.factor = (real)factor;
-            worker->pending.grad = grad;
-            if (worker->pending.stream)
-                worker->pending.head = (ptrdiff_t)(-(uintptr_t)grad % STREAM_BYTES / sizeof(elem));
-        }
-    }
-    if (call->losses) ((real *)call->losses)[run->first + i] = (real)tile->loss[0];
-    add(&worker->sum, tile->loss[0]);
-    if ((i + 1) % call->sum_rows == 0 || i + 1 == call->run_length) {
-        const ptrdiff_t n = run->first / call->run_length * call->sums_per_run + i / call->sum_rows;
-        leave(call->sums, n, worker->sum);
-        worker->sum = (exact_sum){0, 0};
-    }
+    const size_t row_size = row_scratch_size(call->n_classes);
+    char *scratch = worker->scratch + (size_t)r * batch_row_size(call);
+    return (row_scratch){
+        .terms = needs_terms(call) ? (real *)scratch : NULL,
+        .dense = is_dense(call) ? (real *)(scratch + row_size) : NULL,
+        .chain = call->softcap != 0 ? (real *)(scratch + 2 * row_size) : NULL,
+    };
 }
 
 INLINE void *row_of(const fastce_array *array, ptrdiff_t i)
@@ -509,29 +464,149 @@ INLINE void *row_of(const fastce_array *array, ptrdiff_t i)
     return array->data ? array->data + i * array->row_stride : NULL;
 }
 
-/* The row after this one is known in time to be prefetched, for which the next chunk is claimed one
- * row early. */
-INLINE int next_row(fastce_call *call, cursor *at)
+/* What is left to do for row i of a run, lane r of the batch, after its epilogue. */
+static void finish_row(const fastce_call *call, row_worker *worker, const row_run *run, ptrdiff_t i,
+                       ptrdiff_t r, int as_real, int stream, char *grad, char *hess)
 {
-    return ++at->row < at->end || claim_chunk(call, at);
+    row_tile *rows = &worker->rows;
+    const row_input *input = &worker->inputs[r];
+    const row_scratch scratch = scratch_of(call, worker, r);
+    const ptrdiff_t n_classes = call->n_classes;
+    fastce_row_stats *stats = call->row_stats ? call->row_stats + run->first + i : NULL;
+
+    if (input->target < 0) {
+        const size_t row_bytes = (size_t)n_classes * (as_real ? sizeof(real) : sizeof(elem));
+        if (stats) *stats = (fastce_row_stats){.rank = -1};
+        if (grad) memset(grad, 0, row_bytes);
+        if (hess) memset(hess, 0, row_bytes);
+        rows->loss[r] = 0;
+        return;
+    }
+    if (call->loss == FASTCE_LOGSUMEXP && rows->max[r] - rows->max[r] != 0)
+        rows->loss[r] = infinite_logsumexp(rows->max[r], input->x, n_classes);
+    if (call->loss == FASTCE_LOG_SOFTMAX)
+        write_log_softmax(input->x, n_classes, rows, r, as_real, grad);
+    if (!scratch.terms) return;
+
+    if (stats) evaluate_row(call, input, scratch.terms, rows, r, stats);
+    if (!grad) return;
+    if (call->loss < FASTCE_SOFTMAX && is_tiny(rows->factor[r])) {
+        for (ptrdiff_t j = 0; j < n_classes; j += LANES)
+            *(vreal *)(scratch.terms + j) *= (real)(1 / TWO_TO_BIAS);
+        rows->factor[r] *= TWO_TO_BIAS;
+        rows->cross[r] *= TWO_TO_BIAS;
+        rows->top[r] /= TWO_TO_BIAS;
+        rows->others[r] /= TWO_TO_BIAS;
+    }
+    if (!is_plain(call)) {
+        write_row(call, input, &scratch, rows, r, as_real, grad, hess);
+        return;
+    }
+    const double factor = rows->factor[r];
+    const size_t out_size = as_real ? sizeof(real) : sizeof(elem);
+    if (call->loss != FASTCE_SOFTMAX)
+        scratch.terms[input->target] = factor == 0 ? 0 : (real)(rows->target_grad[r] / factor);
+    worker->pending[r] = (pending_row){
+        .grad = grad,
+        .as_real = as_real,
+        .stream = stream,
+        .head = (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size) / out_size),
+        .factor = (real)factor,
+    };
 }
 
-/* Rows whose classes are contiguous in every array. */
+/* n rows of a run from row first on, a batch at most.  Their classes are contiguous in `arrays`, whose
+ * row 0 is row `origin` of the run; next_x is what will be read after them. */
+static void row_batch(const fastce_call *call, row_worker *worker, const row_run *run,
+                      ptrdiff_t first, ptrdiff_t n, const row_run *arrays, ptrdiff_t origin,
+                      int as_real, int stream, const elem *next_x)
+{
+    row_tile *rows = &worker->rows;
+    int64_t targets[TILE];
+    read_rows(call, run, first, n, targets, rows);
+    for (ptrdiff_t r = 0; r < n; r++) {
+        row_input *input = &worker->inputs[r];
+        const ptrdiff_t at = first + r - origin;
+        *input = (row_input){
+            .x = row_of(&arrays->logits, at),
+            .next_x = r + 1 < n ? row_of(&arrays->logits, at + 1) : next_x,
+            .probabilities = row_of(&arrays->probabilities, at),
+            .where = row_of(&run->where, first + r),
+            .where_stride = run->where.class_stride,
+            .target = targets[r],
+            .top_at = -1,
+        };
+        const row_scratch scratch = scratch_of(call, worker, r);
+        if (input->target < 0) { /* whatever the row holds, it is not read */
+            write_pending(&worker->pending[r], scratch.terms, call->n_classes);
+            rows->max[r] = rows->shift[r] = rows->power[r] = rows->others[r] = 0;
+            continue;
+        }
+        if (call->smoothing != 0) {
+            input->spread = call->smoothing / (double)count_seen(call, input);
+            rows->weight[r] *= 1 - call->smoothing;
+        }
+        row_terms(call, input, &scratch, &worker->pending[r], rows, r);
+        worker->pending[r].grad = NULL;
+        if (!call->targets.data) rows->target_logit[r] = rows->max[r]; /* there is none */
+    }
+    for (ptrdiff_t r = 0; r < n; r += DOUBLES)
+        *(vdouble *)(rows->top + r) = exact_terms(
+            doubles_at(rows->max, r) - doubles_at(rows->shift, r), doubles_at(rows->power, r));
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const row_scratch scratch = scratch_of(call, worker, r);
+        const ptrdiff_t top_at = worker->inputs[r].top_at;
+        if (!scratch.terms || targets[r] < 0) continue;
+        if (top_at >= 0) scratch.terms[top_at] = (real)rows->top[r];
+        if (call->loss == FASTCE_POLY1 && is_dense(call)) {
+            wide_exact_sum overlap = {splat_double(0), splat_double(0)};
+            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
+                add_vector(&overlap, *(const vreal *)(scratch.dense + j)
+                                         * *(const vreal *)(scratch.terms + j));
+            rows->overlap[r] = sum_of_lanes(overlap.sum + overlap.lost);
+        }
+    }
+    epilogue(call, rows, n);
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const ptrdiff_t i = first + r, at = i - origin;
+        finish_row(call, worker, run, i, r, as_real, stream, row_of(&arrays->grad, at),
+                   row_of(&arrays->hess, at));
+        if (call->losses) ((real *)call->losses)[run->first + i] = (real)rows->loss[r];
+        add(&worker->sum, rows->loss[r]);
+        if ((i + 1) % call->sum_rows == 0 || i + 1 == call->run_length) {
+            const ptrdiff_t part
+                = run->first / call->run_length * call->sums_per_run + i / call->sum_rows;
+            leave(call->sums, part, worker->sum);
+            worker->sum = (exact_sum){0, 0};
+        }
+    }
+}
+
+static void finish_worker(const fastce_call *call, row_worker *worker)
+{
+    for (ptrdiff_t r = 0; r < worker->batch; r++)
+        write_pending(&worker->pending[r], scratch_of(call, worker, r).terms, call->n_classes);
+    store_fence();
+}
+
+/* Rows whose classes are contiguous in every array.  A chunk is claimed one batch early, so that its
+ * first row is prefetched. */
 static void cross_entropy_rows(fastce_call *call, int thread)
 {
+    const int as_real = call->out_elem != OWN_ELEM;
+    const int stream = call->stream && is_plain(call) && !as_real;
     row_worker worker;
     cursor next;
     start_worker(call, thread, &worker);
     for (int more = claim_chunk(call, &next); more;) {
         const cursor at = next;
-        more = next_row(call, &next);
-        one_row(call, &worker, &at.run, at.row, row_of(&at.run.logits, at.row),
-                more ? row_of(&next.run.logits, next.row) : NULL,
-                row_of(&at.run.probabilities, at.row), row_of(&at.run.grad, at.row),
-                row_of(&at.run.hess, at.row));
+        const ptrdiff_t left = at.end - at.row, n = left < worker.batch ? left : worker.batch;
+        next.row += n;
+        more = next.row < next.end || claim_chunk(call, &next);
+        row_batch(call, &worker, &at.run, at.row, n, &at.run, 0, as_real, stream,
+                  more ? row_of(&next.run.logits, next.row) : NULL);
     }
-    write_pending(&worker.pending, worker.scratch.terms, call->n_classes);
-    store_fence();
+    finish_worker(call, &worker);
 }
 
 #endif

@@ -122,6 +122,20 @@ INLINE vreal maximum(vreal a, vreal b)
 #endif
 }
 
+#if defined(__AVX512F__) && !defined(FASTCE_f64)
+/* table[index & 15]. */
+INLINE vinteger look_up(vinteger table, vinteger index)
+{
+    return (vinteger)_mm512_permutexvar_epi32((__m512i)index, (__m512i)table);
+}
+
+/* v where not x < limit. */
+INLINE vreal zero_below(vreal x, vreal limit, vreal v)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), v);
+}
+#endif
+
 /* 0, 1, 2, ...: what constant shuffles are made from. */
 INLINE vinteger lane_numbers(void)
 {

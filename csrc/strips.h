@@ -81,31 +81,38 @@ INLINE size_t strip_size(ptrdiff_t n_classes)
 static void cross_entropy_strips(fastce_call *call, int thread)
 {
     const ptrdiff_t n_classes = call->n_classes, width = strip_width(n_classes);
-    char *scratch
-        = call->scratch + (size_t)thread * call->scratch_size + 3 * row_scratch_size(n_classes);
-    elem *logits = (elem *)scratch;
-    real *grad = (real *)(scratch + strip_size(n_classes)), *hess = grad + LANES * width;
-    real *probabilities = hess + LANES * width;
+    const ptrdiff_t real_stride = width * (ptrdiff_t)sizeof(real);
     row_worker worker;
     start_worker(call, thread, &worker);
-    worker.pending.stream = 0;
-    worker.pending.as_real = 1;
+    char *scratch = worker.scratch + (size_t)worker.batch * batch_row_size(call);
+    row_run strip = {.logits = {.data = scratch, .row_stride = width * (ptrdiff_t)sizeof(elem)}};
+    fastce_array *more[] = {&strip.grad, &strip.hess, &strip.probabilities};
+    for (int k = 0; k < 3; k++)
+        *more[k] = (fastce_array){.data = scratch + (size_t)(k + 1) * strip_size(n_classes),
+                                  .row_stride = real_stride};
+    if (!call->grad.data) strip.grad.data = NULL;
+    if (!call->hess.data) strip.hess.data = NULL;
+    if (!call->probabilities.data) strip.probabilities.data = NULL;
+
     for (cursor at; claim_chunk(call, &at);) {
         const row_run *run = &at.run;
         for (ptrdiff_t first = at.row; first < at.end; first += LANES) {
             const ptrdiff_t n = at.end - first < LANES ? at.end - first : LANES;
-            load_strip(&run->logits, first, n, n_classes, logits);
-            if (run->probabilities.data)
-                load_probabilities(&run->probabilities, first, n, n_classes, probabilities);
-            for (ptrdiff_t i = 0; i < n; i++)
-                one_row(call, &worker, run, first + i, logits + i * width,
-                        i + 1 < n ? logits + (i + 1) * width : NULL,
-                        run->probabilities.data ? probabilities + i * width : NULL,
-                        run->grad.data ? (char *)(grad + i * width) : NULL,
-                        run->hess.data ? (char *)(hess + i * width) : NULL);
-            write_pending(&worker.pending, worker.scratch.terms, n_classes);
-            if (run->grad.data) store_strip(&run->grad, call->out_elem, first, n, n_classes, grad);
-            if (run->hess.data) store_strip(&run->hess, call->out_elem, first, n, n_classes, hess);
+            load_strip(&run->logits, first, n, n_classes, (elem *)strip.logits.data);
+            if (strip.probabilities.data)
+                load_probabilities(&run->probabilities, first, n, n_classes,
+                                   (real *)strip.probabilities.data);
+            for (ptrdiff_t done = 0, some; done < n; done += some) {
+                some = n - done < worker.batch ? n - done : worker.batch;
+                row_batch(call, &worker, run, first + done, some, &strip, first, 1, 0, NULL);
+            }
+            finish_worker(call, &worker);
+            if (strip.grad.data)
+                store_strip(&run->grad, call->out_elem, first, n, n_classes,
+                            (const real *)strip.grad.data);
+            if (strip.hess.data)
+                store_strip(&run->hess, call->out_elem, first, n, n_classes,
+                            (const real *)strip.hess.data);
         }
     }
 }

@@ -1,6 +1,7 @@
 """Fixtures of every test: which instruction set runs, the random numbers, a fresh Python."""
 
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -14,6 +15,10 @@ import fastce
 # Subprocesses import the installed fastce, as the tests themselves do, and not the sources in the
 # current folder, which have no compiled kernel unless the installation is editable.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# Programs that tests start inherit an ignored SIGINT, as a shell's background jobs have it, and could
+# not be interrupted; a handler they do not inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first call of a size may be slow on a busy machine, and no test here is timed.
 hypothesis.settings.register_profile("fastce", deadline=None, max_examples=60)
