@@ -16,8 +16,8 @@ import fastce
 # current folder, which have no compiled kernel unless the installation is editable.
 os.environ["PYTHONSAFEPATH"] = "1"
 
-# Programs that tests start inherit an ignored SIGINT, as a shell's background jobs have it, and could
-# not be interrupted; a handler they do not inherit.
+# Programs that tests start inherit an ignored SIGINT, as background jobs of a shell have it, and
+# could not be interrupted; a handler they do not inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first call of a size may be slow on a busy machine, and no test here is timed.
