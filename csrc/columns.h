@@ -103,8 +103,10 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
             put_as(OWN_ELEM, out + i * row_stride + j * class_stride, tile[j][i]);
 }
 
-/* Replaces the logits of LANES rows by their terms and fills the rows' max, top and others. */
-INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, row_tile *rows)
+/* Replaces the logits of LANES rows by their terms and fills the rows' max, top, others and what is at
+ * the target, whose term costs less to compute again than to gather. */
+INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i,
+                         const real *target_logits, row_tile *rows)
 {
     vreal max = *(const vreal *)(tile[0] + i);
     for (ptrdiff_t j = 1; j < n_classes; j++) max = maximum(*(const vreal *)(tile[j] + i), max);
@@ -126,6 +128,8 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
         *(vreal *)(tile[j] + i) = e;
         add_vector(&total, (vreal)((vinteger)e & ~is_max));
     }
+    const vreal target_logit = *(const vreal *)(target_logits + i);
+    const vreal target_term = exp_terms(target_logit - shift, &ref);
     const vreal more_ties = __builtin_convertvector(ties, vreal) - (real)1;
     for (int w = 0; w < WIDE; w++) {
         const vdouble wide_max = widen(max, w);
@@ -135,13 +139,15 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
         *(vdouble *)to = others + widen(more_ties, w) * top;
         *(vdouble *)(rows->max + i + w * DOUBLES) = wide_max;
         *(vdouble *)(rows->top + i + w * DOUBLES) = top;
+        *(vdouble *)(rows->target_logit + i + w * DOUBLES) = widen(target_logit, w);
+        *(vdouble *)(rows->target_term + i + w * DOUBLES) = widen(target_term, w);
     }
 }
 
-/* Each row's entry of the tile at its target; of class 0 where it has none. */
-INLINE void gather_targets(real (*tile)[TILE], const int64_t *targets, ptrdiff_t n, double *entry)
+/* Each row's logit at its target; of class 0 where it has none. */
+INLINE void gather_targets(real (*tile)[TILE], const int64_t *targets, ptrdiff_t n, real *logits)
 {
-    for (ptrdiff_t i = 0; i < n; i++) entry[i] = tile[targets[i] & ~(targets[i] >> 63)][i];
+    for (ptrdiff_t i = 0; i < n; i++) logits[i] = tile[targets[i] & ~(targets[i] >> 63)][i];
 }
 
 /* What a tile of rows has besides its logits, where a call has options. */
@@ -300,6 +306,7 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
 {
     const ptrdiff_t n_classes = call->n_classes, padded = (n + LANES - 1) / LANES * LANES;
     int64_t targets[TILE];
+    _Alignas(64) real target_logits[TILE], target_grads[TILE];
     const int all_there = read_rows(call, run, first, n, targets, rows);
     load_tile(&run->logits, first, n, n_ahead, n_classes, tile);
     for (ptrdiff_t i = n; i < padded; i++) {
@@ -318,16 +325,15 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++)
                 tile[j][i] = more->logits[j][i] = more->dense[j][i] = 0;
 
-    gather_targets(tile, targets, padded, rows->target_logit);
+    gather_targets(tile, targets, padded, target_logits);
     const int prefetches = run->logits.row_stride == sizeof(elem) && n_ahead >= TILE;
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
         if (prefetches) /* the next tile: too many streams for the hardware to follow */
             for (ptrdiff_t j = 0; j < n_classes; j++)
                 prefetch(run->logits.data + j * run->logits.class_stride
                          + (first + n + i) * (ptrdiff_t)sizeof(elem));
-        column_terms(tile, n_classes, i, rows);
+        column_terms(tile, n_classes, i, target_logits, rows);
     }
-    gather_targets(tile, targets, padded, rows->target_term);
     if (is_dense(call))
         for (ptrdiff_t i = 0; i < padded; i += LANES) column_dense(call, tile, more, i, rows);
     if (!call->targets.data) memcpy(rows->target_logit, rows->max, sizeof rows->max);
@@ -372,10 +378,10 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
         for (ptrdiff_t i = 0; i < padded; i += LANES) {
             const vreal factor = narrow(rows->factor + i);
             for (ptrdiff_t j = 0; j < n_classes; j++) *(vreal *)(tile[j] + i) *= factor;
+            *(vreal *)(target_grads + i) = narrow(rows->target_grad + i);
         }
-        for (ptrdiff_t i = 0; i < n; i++)
-            if (targets[i] >= 0 && call->loss != FASTCE_SOFTMAX)
-                tile[targets[i]][i] = (real)rows->target_grad[i];
+        for (ptrdiff_t i = 0; i < n && call->loss != FASTCE_SOFTMAX; i++)
+            if (targets[i] >= 0) tile[targets[i]][i] = target_grads[i];
     }
     store_tile(&run->grad, call->out_elem, call->stream, first, n, n_classes, tile);
 }

@@ -145,10 +145,12 @@ INLINE vreal exp_terms(vreal d, const vreference *ref)
     const vreal biased
         = d * (real)(16 * LOG2_E) + ref->magic; /* low bits: 16 (n - power + BIAS) + i */
     const vreal n = biased - ref->magic;
-    const vreal r = (d - n * 0x1.62e430p-5f) - n * -0x1.05c610p-33f; /* ln 2 / 16, fused */
+    /* ln 2 / 16 in two parts; |r| <= 0.0217 */
+    const vreal r
+        = minus_product(minus_product(d, n, splat(0x1.62e430p-5f)), n, splat(-0x1.05c610p-33f));
     const vinteger table = look_up(*(const vinteger *)less_index, (vinteger)biased);
     const vreal scale = (vreal)(table + ((vinteger)biased << (MANTISSA - 4)));
-    /* a minimax fit of (e^r - 1 - r) / r^2 for |r| <= 0.0217, relative error of e^r 2^-28.9 */
+    /* a minimax fit of (e^r - 1 - r) / r^2, relative error of e^r 2^-28.9 */
     const vreal p = (r * 0x1.5556dep-3f + 0x1.0001ecp-1f) * (r * r) + r;
     return zero_below(d, ref->lowest, p * scale + scale);
 #else

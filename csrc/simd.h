@@ -129,7 +129,13 @@ INLINE vinteger look_up(vinteger table, vinteger index)
     return (vinteger)_mm512_permutexvar_epi32((__m512i)index, (__m512i)table);
 }
 
-/* v where not x < limit. */
+/* c - a * b, rounded once, whatever the compiler is told. */
+INLINE vreal minus_product(vreal c, vreal a, vreal b)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+
+/* v where not x < limit, else 0. */
 INLINE vreal zero_below(vreal x, vreal limit, vreal v)
 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), v);
