@@ -112,9 +112,14 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
             = select_double(target_logit == max, top, doubles_at(rows->target_term, i));
         const vdouble rest = (top - target_term) + others;
 
-        /* one division for two: they take a quarter of the epilogue's time */
-        const vdouble total = top + others, both = 1.0 / (top * total), inverse = both * top;
-        const vdouble log_sum = log1p_double(others * (both * total), top * inverse);
+        const vdouble total = top + others;
+#if !defined(FASTCE_f64) /* one division for two, and two roundings more */
+        const vdouble both = 1.0 / (top * total), inverse = both * top;
+        const vdouble ratio = others * (both * total);
+#else
+        const vdouble inverse = 1.0 / total, ratio = others / top;
+#endif
+        const vdouble log_sum = log1p_double(ratio, top * inverse);
         vdouble value = (max - target_logit) + log_sum, slope = splat_double(1);
         if (call->loss != FASTCE_CROSS_ENTROPY && call->loss != FASTCE_EVALUATE)
             value = robust_loss(call, value, rest * inverse, &slope);
