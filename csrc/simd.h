@@ -151,24 +151,60 @@ INLINE vinteger lane_numbers(void)
     return lane;
 }
 
-/* v[i] lane j becomes v[j] lane i.  At step s, blocks of s x s lanes off the diagonal change places;
- * the loops unroll and each shuffle is one instruction or two. */
-INLINE void transpose(vreal v[LANES])
+/* Of n vectors, cut into parts of n lanes: v[i] lane j becomes v[j] lane i, in every part.  At step s,
+ * blocks of s x s lanes off the diagonal change places; n is a constant, the loops unroll and each
+ * shuffle is one instruction or two. */
+INLINE void transpose(vreal *v, int n)
 {
     const vinteger lane = lane_numbers();
 #pragma GCC unroll 8
-    for (int s = 1; s < LANES; s *= 2) {
+    for (int s = 1; s < n; s *= 2) {
         const vinteger upper = (lane & s) != 0;
         const vinteger first = lane + (upper & (LANES - s));
         const vinteger second = lane + ((~upper & s) | (upper & LANES));
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++)
+        for (int i = 0; i < n; i++)
             if (!(i & s)) {
                 const vreal a = v[i], b = v[i + s];
                 v[i] = __builtin_shuffle(a, b, first);
                 v[i + s] = __builtin_shuffle(a, b, second);
             }
     }
+}
+
+/* A vector's pieces of 16 bytes, from and to places that are stride reals apart. */
+enum { PIECE = 16 / sizeof(real) };
+
+INLINE vreal load_pieces(const real *x, ptrdiff_t stride)
+{
+#if defined(__AVX512F__)
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps((const float *)x));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps((const float *)(x + stride)), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps((const float *)(x + 2 * stride)), 2);
+    return (vreal)_mm512_insertf32x4(v, _mm_loadu_ps((const float *)(x + 3 * stride)), 3);
+#elif defined(__AVX2__)
+    return (vreal)_mm256_loadu2_m128((const float *)(x + stride), (const float *)x);
+#else
+    (void)stride;
+    return load_real(x);
+#endif
+}
+
+INLINE void store_piece(real *x, vreal v, int piece)
+{
+#if defined(__AVX512F__)
+    const __m512 all = (__m512)v;
+    _mm_storeu_ps((float *)x, piece == 0   ? _mm512_castps512_ps128(all)
+                              : piece == 1 ? _mm512_extractf32x4_ps(all, 1)
+                              : piece == 2 ? _mm512_extractf32x4_ps(all, 2)
+                                           : _mm512_extractf32x4_ps(all, 3));
+#elif defined(__AVX2__)
+    const __m256 all = (__m256)v;
+    _mm_storeu_ps((float *)x, piece ? _mm256_extractf128_ps(all, 1) : _mm256_castps256_ps128(all));
+#else
+    (void)piece;
+    store_real(x, v);
+#endif
 }
 
 /* The largest lane, NaN passed over unless all are. */

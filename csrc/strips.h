@@ -23,7 +23,7 @@ static void load_strip(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrd
             vreal v[LANES];
             for (int l = 0; l < LANES; l++)
                 v[l] = load((const elem *)(source + (j + l) * x->class_stride));
-            transpose(v);
+            transpose(v, LANES);
             for (int l = 0; l < LANES; l++) store(strip + l * width + j, v[l]);
         }
     for (; j < n_classes; j++)
@@ -52,7 +52,7 @@ static void store_strip(const fastce_array *x, int out_elem, ptrdiff_t first, pt
         for (; j + LANES <= n_classes; j += LANES) {
             vreal v[LANES];
             for (int l = 0; l < LANES; l++) v[l] = load_real(strip + l * width + j);
-            transpose(v);
+            transpose(v, LANES);
             for (int l = 0; l < LANES; l++) store((elem *)(out + (j + l) * x->class_stride), v[l]);
         }
     for (; j < n_classes; j++)

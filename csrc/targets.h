@@ -112,16 +112,21 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
         for (ptrdiff_t i = 0; i < call->run_length; i += TILE) {
             const ptrdiff_t n = call->run_length - i < TILE ? call->run_length - i : TILE;
             if (call->targets.data) {
-                int64_t wrong = 0;
+                int64_t wrong = 0, ignored = 0;
                 read_targets(call, &run, i, n, targets);
                 for (ptrdiff_t k = 0; k < n; k++) {
-                    const int64_t ignored = has_ignore & (targets[k] == call->ignore_index);
-                    wrong |= !ignored & ((uint64_t)targets[k] >= (uint64_t)call->n_classes);
+                    const int64_t is_ignored = has_ignore & (targets[k] == call->ignore_index);
+                    ignored += is_ignored;
+                    wrong |= !is_ignored & ((uint64_t)targets[k] >= (uint64_t)call->n_classes);
                 }
                 for (ptrdiff_t k = 0; wrong && k < n; k++)
                     if ((uint64_t)targets[k] >= (uint64_t)call->n_classes
                         && !(has_ignore && targets[k] == call->ignore_index))
                         return first + i + k;
+                if (!weighted && !call->keep_row) { /* the labels tell all */
+                    there += n - ignored;
+                    continue;
+                }
             }
             read_rows(call, &run, i, n, targets, &rows);
             for (ptrdiff_t k = 0; k < n; k++) there += targets[k] >= 0;
