@@ -92,6 +92,18 @@ INLINE void prefetch(const void *x)
     __builtin_prefetch(x, 0, 3);
 }
 
+INLINE void prefetch_for_write(const void *x)
+{
+    __builtin_prefetch(x, 1, 3);
+}
+
+/* To L2 only: what is on its way from memory to L1 holds one of the few buffers that L1 has for misses,
+ * and rows.h needs them for what it keeps in L2. */
+INLINE void prefetch_to_l2(const void *x)
+{
+    __builtin_prefetch(x, 0, 2);
+}
+
 INLINE vreal select_real(vinteger mask, vreal yes, vreal no)
 {
     return (vreal)(((vinteger)yes & mask) | ((vinteger)no & ~mask));
