@@ -385,3 +385,21 @@ def test_nothing_beyond_the_arrays_is_touched(isa, python):
     """Each argument ends, or begins, at a page that may not be read: an overrun is a crash."""
     done = python(GUARDED, FASTCE_ISA=isa)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [3, 10, 33, 64])
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtype, isa, rng):
+    """Few classes, so many rows that lines are streamed: they begin and end inside of lines."""
+    n_rows = (1 << 21) // n_classes + 77  # 4 MB of float16
+    x = rng.standard_normal((n_rows, n_classes)).astype(dtype)
+    y = rng.integers(0, n_classes, n_rows)
+    memory = np.full(x.size + 16, 7, dtype)
+    out = memory[offset : offset + x.size].reshape(x.shape)
+    losses, _ = fastce.cross_entropy_with_grad(x, y, reduction="none", out=out)
+    assert (memory[:offset] == 7).all() and (memory[offset + x.size :] == 7).all()
+    for part in np.array_split(np.arange(n_rows), 9):  # small enough to stay in the caches
+        some, grad = fastce.cross_entropy_with_grad(x[part], y[part], reduction="none")
+        np.testing.assert_array_equal(losses[part], some)
+        np.testing.assert_array_equal(out[part], grad)
