@@ -398,7 +398,8 @@ def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtyp
     memory = np.full(x.size + 16, 7, dtype)
     out = memory[offset : offset + x.size].reshape(x.shape)
     losses, _ = fastce.cross_entropy_with_grad(x, y, reduction="none", out=out)
-    assert (memory[:offset] == 7).all() and (memory[offset + x.size :] == 7).all()
+    assert (memory[:offset] == 7).all()
+    assert (memory[offset + x.size :] == 7).all()
     for part in np.array_split(np.arange(n_rows), 9):  # small enough to stay in the caches
         some, grad = fastce.cross_entropy_with_grad(x[part], y[part], reduction="none")
         np.testing.assert_array_equal(losses[part], some)
