@@ -163,8 +163,11 @@ static void stream_tile(row_stream *out, ptrdiff_t n, ptrdiff_t n_classes, real 
     if (done > out->n) done = out->n;
     memcpy(out->to, out->rows, (size_t)done * sizeof(elem)); /* only at the start of a chunk */
     for (; done + LINE <= out->n; done += LINE)
-        for (ptrdiff_t i = done; i < done + LINE; i += REALS)
-            store_real_stream((real *)(out->to + i), load_real((const real *)(out->rows + i)));
+        for (ptrdiff_t i = done; i < done + LINE; i += REALS) {
+            vreal bits; /* halves, maybe, and where no real could be */
+            memcpy(&bits, out->rows + i, sizeof bits);
+            store_real_stream((real *)(out->to + i), bits);
+        }
     out->to += done;
     out->n -= done;
     memmove(out->rows, out->rows + done, (size_t)out->n * sizeof(elem));
