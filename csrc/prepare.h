@@ -51,8 +51,13 @@ INLINE void add_gap(vreal q, vreal z, vdouble max, int part, wide_exact_sum *mas
 {
     const vdouble wide_q = widen(q, part);
     const vdouble distance = (max - widen(z, part)) * wide_q;
+    const vdouble part_of_gap = (vdouble)((vlong)distance & (wide_q != 0)); /* 0 * inf = 0 */
     add_wide(mass, wide_q);
-    add_wide(gap, (vdouble)((vlong)distance & (wide_q != 0))); /* 0 * inf = 0 */
+#if defined(FASTCE_f64)
+    add_wide(gap, part_of_gap);
+#else
+    gap->sum += part_of_gap; /* none is negative: 29 bits to spare */
+#endif
 }
 
 #endif

@@ -69,6 +69,17 @@ INLINE void put(char *row, int as_real, ptrdiff_t j, real x)
         put_as(OWN_ELEM, row + j * (ptrdiff_t)sizeof(elem), x);
 }
 
+/* Elements j .. j + n of a row of grad, at most a vector. */
+INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v)
+{
+    if (as_real && !ELEM_IS_REAL)
+        for (ptrdiff_t l = 0; l < n; l++) put(row, 1, j + l, v[l]);
+    else if (n == LANES)
+        store((elem *)row + j, v);
+    else
+        store_part((elem *)row + j, n, v);
+}
+
 /* The last row whose terms are known: its gradient is written while the next row is read. */
 typedef struct {
     char *grad;  /* NULL: nothing is pending */
@@ -226,26 +237,31 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
                           ptrdiff_t n, real *block, const row_scratch *scratch)
 {
     const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
-    real largest = HIDDEN;
+    vreal largest = splat(HIDDEN);
     if (row->where)
         for (ptrdiff_t j = 0; j < n; j++)
             if (!row->where[(start + j) * row->where_stride]) block[j] = HIDDEN;
     for (ptrdiff_t j = 0; j < end; j += LANES) {
         vreal chain, z = prepare_logits(call, *(const vreal *)(block + j), &chain);
         *(vreal *)(block + j) = z;
+        largest = maximum(z, largest); /* NaN is passed over */
         if (call->softcap != 0) *(vreal *)(scratch->chain + start + j) = chain;
         if (is_dense(call)) {
+            const ptrdiff_t left = n - j < LANES ? n - j : LANES;
             vreal probability = splat(0), class_weight = splat(1);
-            for (ptrdiff_t l = 0; l < LANES && j + l < n; l++) {
-                if (row->probabilities) probability[l] = row->probabilities[start + j + l];
-                if (call->class_weight) class_weight[l] = (real)call->class_weight[start + j + l];
-            }
+            if (row->probabilities && left == LANES)
+                probability = load_real(row->probabilities + start + j);
+            else if (row->probabilities)
+                for (ptrdiff_t l = 0; l < left; l++)
+                    probability[l] = row->probabilities[start + j + l];
+            if (call->class_weight)
+                for (ptrdiff_t l = 0; l < left; l++)
+                    class_weight[l] = (real)call->class_weight[start + j + l];
             *(vreal *)(scratch->dense + start + j)
                 = dense_part(call, z, probability, splat((real)row->spread), class_weight);
         }
     }
-    for (ptrdiff_t j = 0; j < n; j++) largest = block[j] > largest ? block[j] : largest;
-    return largest;
+    return largest_lane(largest);
 }
 
 /* Classes of a row that no mask hides; NaN is not hidden, but its row is NaN anyway. */
@@ -402,7 +418,6 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
         const vreal term = *(const vreal *)(scratch->terms + j);
         const vreal p = term * to_p;
-        _Alignas(64) real g[LANES], h[LANES];
         vreal grad_z = term * factor, rest = (real)1 - p;
         if (dense) {
             const vreal q = *(const vreal *)(dense + j);
@@ -427,12 +442,10 @@ static void write_row(const fastce_call *call, const row_input *input, const row
             }
             grad_z *= c;
         }
-        *(vreal *)g = grad_z * (real)logit_scale;
-        *(vreal *)h = hess_z * (real)logit_scale * (real)logit_scale;
-        for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++) {
-            put(grad, as_real, j + l, g[l]);
-            if (hess) put(hess, as_real, j + l, h[l]);
-        }
+        const ptrdiff_t left = n_classes - j < LANES ? n_classes - j : LANES;
+        put_vector(grad, as_real, j, left, grad_z * (real)logit_scale);
+        if (hess)
+            put_vector(hess, as_real, j, left, hess_z * (real)logit_scale * (real)logit_scale);
     }
 }
 
