@@ -98,9 +98,10 @@ def result(peer: Peer, logits: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def plot(path: Path, peers: list[Peer]) -> None:
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    logits, targets = confident(np.float32)
+    logits, targets = (a[::8] for a in confident(np.float32))  # enough points to see
     exact: Exact = reference(logits, targets)
     rest = np.where(np.arange(10) == targets[:, None], -np.inf, logits).max(axis=1)
     gaps = logits[np.arange(len(logits)), targets] - rest
@@ -124,12 +125,13 @@ def plot(path: Path, peers: list[Peer]) -> None:
         ylim=(5e-11, 10),
     )
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(0.25, 0.6))
-    figure.savefig(path, dpi=120)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastce"}):  # text, and the same again
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="needs matplotlib")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="png or svg; needs matplotlib")
     options = parser.parse_args()
     peers = [OURS, *(peer for peer in PEERS if peer.name in COMPARED and peer.installed)]
     print(header(describe(peer.load() for peer in peers)), end="\n\n")

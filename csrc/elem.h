@@ -174,12 +174,14 @@ INLINE velem to_elems(vreal v)
 #elif defined(FASTCE_f16) && defined(__F16C__)
     return (velem)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 #else
-    const vbits bits = (vbits)v, magnitude = bits & 0x7fffffff;
-    const vbits is_nan = (vbits)((vinteger)magnitude > 0x7f800000);
+    const vbits bits = (vbits)v;
 #if defined(FASTCE_bf16)
-    const vbits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const vbits half = (rounded & ~is_nan) | ((bits >> 16 | 0x40) & is_nan);
+    /* A NaN here is the default one or came from a bfloat16: its lower half is 0, and so no carry
+     * changes the upper. */
+    const vbits half = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 #else
+    const vbits magnitude = bits & 0x7fffffff;
+    const vbits is_nan = (vbits)((vinteger)magnitude > 0x7f800000);
     const vbits normal = (magnitude + 0xc8000fff + ((magnitude >> 13) & 1)) >> 13;
     const vbits small = (vbits)((vreal)magnitude + 0.5f) - 0x3f000000;
     const vbits is_small = (vbits)((vinteger)magnitude < 0x38800000);

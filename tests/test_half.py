@@ -11,6 +11,7 @@ import reference
 from reference import GRAD_ULP, LOSS_ULP
 
 import fastce
+from fastce.mlp import load_mnist
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -405,3 +406,35 @@ def test_every_half_is_rounded_to_evenly(n_classes, logits, half, isa):
             assert same.all(), g[~same]
         else:
             np.testing.assert_array_equal(actual, expected.astype(float))  # -0 may be 0
+
+
+def accuracy_after_training(logits_dtype):
+    """Of a 784-64-10 network on the embedded images, after three epochs of gradient descent with
+    momentum, where only the logits and their gradient have this dtype."""
+    X, y, X_test, y_test = load_mnist()
+    rng = np.random.default_rng(0)
+    weights = [
+        (rng.standard_normal(shape) * np.sqrt(2 / shape[0])).astype(np.float32)
+        for shape in ((784, 64), (64, 10))
+    ]
+    moments = [np.zeros_like(weight) for weight in weights]
+    for _ in range(3):
+        for rows in np.array_split(rng.permutation(len(X)), len(X) // 64):
+            hidden = np.maximum(X[rows] @ weights[0], 0)
+            logits = (hidden @ weights[1]).astype(logits_dtype)
+            _, grad = fastce.cross_entropy_with_grad(logits, y[rows])
+            grad = grad.astype(np.float32)
+            grads = X[rows].T @ (grad @ weights[1].T * (hidden > 0)), hidden.T @ grad
+            for weight, moment, slope in zip(weights, moments, grads, strict=True):
+                moment *= 0.9
+                moment += slope
+                weight -= 0.05 * moment
+    predicted = (np.maximum(X_test @ weights[0], 0) @ weights[1]).argmax(1)
+    return (predicted == y_test).mean()
+
+
+def test_training_on_half_logits_learns_as_well(half):
+    """Within 0.01: two seeds of the same training differ by 0.005 on 2,000 images."""
+    single = accuracy_after_training(np.float32)
+    assert single > 0.9
+    assert abs(accuracy_after_training(half) - single) < 0.01
