@@ -72,7 +72,9 @@ INLINE void put(char *row, int as_real, ptrdiff_t j, real x)
 /* Elements j .. j + n of a row of grad, at most a vector. */
 INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v)
 {
-    if (as_real && !ELEM_IS_REAL)
+    if (!ELEM_IS_REAL && as_real && n == LANES)
+        store_real((real *)row + j, v);
+    else if (!ELEM_IS_REAL && as_real)
         for (ptrdiff_t l = 0; l < n; l++) put(row, 1, j + l, v[l]);
     else if (n == LANES)
         store((elem *)row + j, v);
@@ -93,10 +95,7 @@ typedef struct {
 /* Elements [from, to) of a pending gradient, less than a vector of them. */
 INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
 {
-    if (!row->as_real || ELEM_IS_REAL)
-        store_part((elem *)row->grad + from, to - from, load_real(terms + from) * row->factor);
-    else
-        for (ptrdiff_t j = from; j < to; j++) put(row->grad, 1, j, row->factor * terms[j]);
+    put_vector(row->grad, row->as_real, from, to - from, load_real(terms + from) * row->factor);
 }
 
 INLINE void write_vector(const pending_row *row, const real *terms, ptrdiff_t j)
@@ -104,10 +103,8 @@ INLINE void write_vector(const pending_row *row, const real *terms, ptrdiff_t j)
     const vreal g = load_real(terms + j) * row->factor;
     if (row->stream)
         store_stream((elem *)row->grad + j, g);
-    else if (ELEM_IS_REAL || !row->as_real)
-        store((elem *)row->grad + j, g);
     else
-        store_real((real *)row->grad + j, g);
+        put_vector(row->grad, row->as_real, j, LANES, g);
 }
 
 /* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads terms up
