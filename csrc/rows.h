@@ -45,6 +45,19 @@ INLINE void add_vector(wide_exact_sum *total, vreal x)
 #endif
 }
 
+/* The same for a group in memory. */
+INLINE void add_group(wide_exact_sum *total, const real *x)
+{
+    for (int i = 0; i < GROUP; i += LANES) {
+#if !defined(FASTCE_f64)
+        total->sum += widen_at(x + i, 0);
+        total->lost += widen_at(x + i, 1);
+#else
+        add_wide(total, *(const vreal *)(x + i));
+#endif
+    }
+}
+
 INLINE double sum_of_lanes(vdouble v)
 {
     double lanes[DOUBLES];
@@ -347,6 +360,7 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
         if (ref.shift != 0)
             for (ptrdiff_t j = 0; j < n; j += LANES) *(vreal *)(block + j) -= ref.shift;
 
+        real *to = keep_terms ? terms + start : block;
         for (ptrdiff_t j = 0; j < n; j += GROUP) {
             if (pending->grad && (start + j) % BURST == 0)
                 write_burst(pending, terms, start + j, n_classes);
@@ -354,10 +368,16 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
             vreal e[4];
             for (int i = 0; i < 4; i++)
                 e[i] = exp_terms(*(const vreal *)(block + j + i * LANES), &vref);
-            if (keep_terms)
-                for (int i = 0; i < 4; i++) *(vreal *)(terms + start + j + i * LANES) = e[i];
-            for (int i = 0; i < 4; i++) add_vector(&total, e[i]);
+            if (keep_terms || WIDE > 1)
+                for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
+            /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
+             * chain of term, conversion and sum is long: 0.95 of the time; of doubles 1.02. */
+            if (WIDE == 1)
+                for (int i = 0; i < 4; i++) add_vector(&total, e[i]);
+            else if (j)
+                add_group(&total, to + j - GROUP);
         }
+        if (WIDE > 1) add_group(&total, to + (n - 1) / GROUP * GROUP);
         if (ahead) {
             const ptrdiff_t done = (n + GROUP - 1) / GROUP * GROUP;
             load_rest(ahead, done < whole_ahead ? done : whole_ahead, n_ahead, next, &ahead_max);
