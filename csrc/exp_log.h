@@ -16,12 +16,13 @@
  * BIAS lifts all terms, so that none is subnormal: a term below 2^-158 of the reference (2^-1150 in
  * double) is 0; that is below the smallest float at any weight up to 2^9.
  *
- * On AVX-512, whose registers hold a table of 16 floats, float terms take e^r of a 16th of the range:
- * 0.8 of the time of the longer polynomial, summing up included.  Its entries are 2^(i/16) times
- * KAPPA, which was searched for among the floats: no KAPPA 2^(i/16) is further from a float than 0.29
- * of 2^-24, where plain powers are up to 0.97 off, which would cost a loss half of its 2 ulp.  All
- * terms of a row have that factor, also those that are computed in double, so that it cancels; and
- * KAPPA (1 / KAPPA) is 1 in floats, so that two equal logits still have probability 0.5 each. */
+ * On AVX-512, one or two of whose registers hold a table of 16 numbers, terms take e^r of a 16th of the
+ * range: 0.8 of the time of the longer polynomial, summing up included.  The table's entries are
+ * 2^(i/16) times KAPPA, which was searched for among the floats (doubles): no KAPPA 2^(i/16) is further
+ * from one than 0.29 (0.22) of 2^-24 (2^-53), where plain powers are up to 0.97 off, which would cost a
+ * loss half of its 2 ulp.  All terms of a row have that factor, also those of floats that are computed in
+ * double, so that it cancels; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have probability
+ * 0.5 each. */
 #ifndef FASTCE_EXP_LOG_H
 #define FASTCE_EXP_LOG_H
 
@@ -47,12 +48,15 @@ enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, HEADROOM = 64 };
 #define LN2_LOW LN2_DOUBLE_LOW
 #endif
 
-#if defined(__AVX512F__) && !defined(FASTCE_f64)
+#if !defined(__AVX512F__)
+#define HAS_TABLE 0
+#define KAPPA 1.0
+#elif !defined(FASTCE_f64)
 #define HAS_TABLE 1
 #define KAPPA 0x1.067aa2p+0
 #else
-#define HAS_TABLE 0
-#define KAPPA 1.0
+#define HAS_TABLE 1
+#define KAPPA 0x1.063bf50da8076p+0
 #endif
 
 /* What a row's exponentials are relative to.  n counts powers of two. */
@@ -131,28 +135,47 @@ INLINE vreal exp_polynomial(vreal x, vreal lowest, vreal magic)
     return expm1_reduced(r) * scale + scale;
 }
 
-/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  With the table the error is below 2^-23.55: half a
- * unit for the last sum, 0.14 for the table.  d = -inf gives 0, NaN gives NaN. */
+#if HAS_TABLE
+/* The bits of KAPPA 2^(i/16) less those of i above the mantissa's other bits, which are i again in the
+ * shifted n + i/16: one addition puts both together.  Then ln 2 / 16 in two parts, and a minimax fit of
+ * (e^r - 1 - r) / r^2 for |r| <= 0.0217, highest power first: relative error of e^r 2^-28.9 (2^-56.2). */
+static const _Alignas(64) integer less_index[16] = {
+#if !defined(FASTCE_f64)
+    0x3f833d51, 0x3f810ccc, 0x3f7f1e22, 0x3f7d743e, 0x3f7c122b, 0x3f7afb17, 0x3f7a3254, 0x3f79bb5a,
+    0x3f7999c8, 0x3f79d165, 0x3f7a6625, 0x3f7b5c27, 0x3f7cb7ba, 0x3f7e7d5c, 0x3f80b1c0, 0x3f8359cd,
+#else
+    0x3ff063bf50da8076, 0x3ff01d82495a4d0e, 0x3fefdf7eb216cb4e, 0x3fefaa11c2499718,
+    0x3fef7d9cd1b032a0, 0x3fef5a858752a97c, 0x3fef41360a5c5d4a, 0x3fef321d351e74d7,
+    0x3fef2daeca5470b8, 0x3fef3463acc47e17, 0x3fef46ba19564297, 0x3fef6535e3bc0b24,
+    0x3fef9060b5cb83e0, 0x3fefc8ca51a469ce, 0x3ff00f08d6c4ffca, 0x3ff063b90a2d78b4,
+#endif
+};
+#if !defined(FASTCE_f64)
+#define STEP 0x1.62e430p-5f
+#define STEP_LOW -0x1.05c610p-33f
+static const real short_fit[] = {0x1.5556dep-3f, 0x1.0001ecp-1f};
+#else
+#define STEP 0x1.62e42fefa39efp-5
+#define STEP_LOW 0x1.abc9e3b39803fp-60
+static const real short_fit[] = {0x1.6c14c6eb8be49p-10, 0x1.11123aae74320p-7, 0x1.55555558fca6dp-5,
+                                 0x1.555555548f890p-3, 0x1.fffffffffffb9p-2};
+#endif
+#endif
+
+/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  With the table the error is below 2^-23.55
+ * (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table.  d = -inf gives 0, NaN NaN. */
 INLINE vreal exp_terms(vreal d, const vreference *ref)
 {
 #if HAS_TABLE
-    /* The bits of KAPPA 2^(i/16) less those of i above the mantissa's other 19, which are i again in
-     * the shifted n + i/16: one addition puts both together. */
-    static const _Alignas(64) integer less_index[16]
-        = {0x3f833d51, 0x3f810ccc, 0x3f7f1e22, 0x3f7d743e, 0x3f7c122b, 0x3f7afb17,
-           0x3f7a3254, 0x3f79bb5a, 0x3f7999c8, 0x3f79d165, 0x3f7a6625, 0x3f7b5c27,
-           0x3f7cb7ba, 0x3f7e7d5c, 0x3f80b1c0, 0x3f8359cd};
     const vreal biased
         = d * (real)(16 * LOG2_E) + ref->magic; /* low bits: 16 (n - power + BIAS) + i */
     const vreal n = biased - ref->magic;
-    /* ln 2 / 16 in two parts; |r| <= 0.0217 */
-    const vreal r
-        = minus_product(minus_product(d, n, splat(0x1.62e430p-5f)), n, splat(-0x1.05c610p-33f));
-    const vinteger table = look_up(*(const vinteger *)less_index, (vinteger)biased);
+    const vreal r = minus_product(minus_product(d, n, splat(STEP)), n, splat(STEP_LOW));
+    const vinteger table = look_up(less_index, (vinteger)biased);
     const vreal scale = (vreal)(table + ((vinteger)biased << (MANTISSA - 4)));
-    /* a minimax fit of (e^r - 1 - r) / r^2, relative error of e^r 2^-28.9 */
-    const vreal p = (r * 0x1.5556dep-3f + 0x1.0001ecp-1f) * (r * r) + r;
-    return zero_below(d, ref->lowest, p * scale + scale);
+    vreal p = splat(short_fit[0]);
+    for (size_t i = 1; i < sizeof short_fit / sizeof *short_fit; i++) p = p * r + short_fit[i];
+    return zero_below(d, ref->lowest, (p * (r * r) + r) * scale + scale);
 #else
     return exp_polynomial(d, ref->lowest, ref->magic);
 #endif
@@ -161,6 +184,10 @@ INLINE vreal exp_terms(vreal d, const vreference *ref)
 /* exp(d) * 2^(BIAS - power) * KAPPA in double, for d of any size; NaN or inf give anything. */
 INLINE vdouble exact_terms(vdouble d, vdouble power)
 {
+#if HAS_TABLE && defined(FASTCE_f64) /* the same bits as a term's */
+    const vreference ref = spread(power);
+    return exp_terms(d, &ref);
+#else
     const vdouble magic = splat_double(0x1.8p52);
     const vdouble least = (power - (1022.0 + BIAS)) * LN2_DOUBLE_HIGH;
     const vdouble x = select_double(d < least, least, d);
@@ -169,6 +196,7 @@ INLINE vdouble exact_terms(vdouble d, vdouble power)
     const vdouble biased = (n - power) + (magic + (1023 + BIAS));
     const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)biased << 52) * KAPPA;
     return (vdouble)((vlong)e & ~(d < least));
+#endif
 }
 
 /* softcap * tanh(x / softcap) and its derivative, elementwise.  With u = e^(-2|y|) it is

@@ -134,23 +134,36 @@ INLINE vreal maximum(vreal a, vreal b)
 #endif
 }
 
-#if defined(__AVX512F__) && !defined(FASTCE_f64)
-/* table[index & 15]. */
-INLINE vinteger look_up(vinteger table, vinteger index)
+#if defined(__AVX512F__)
+/* table[index & 15], of 16 numbers. */
+INLINE vinteger look_up(const integer *table, vinteger index)
 {
-    return (vinteger)_mm512_permutexvar_epi32((__m512i)index, (__m512i)table);
+#if !defined(FASTCE_f64)
+    return (vinteger)_mm512_permutexvar_epi32((__m512i)index, *(const __m512i *)table);
+#else
+    const __m512i *half = (const __m512i *)table;
+    return (vinteger)_mm512_permutex2var_epi64(half[0], (__m512i)index, half[1]);
+#endif
 }
 
 /* c - a * b, rounded once, whatever the compiler is told. */
 INLINE vreal minus_product(vreal c, vreal a, vreal b)
 {
+#if !defined(FASTCE_f64)
     return _mm512_fnmadd_ps(a, b, c);
+#else
+    return _mm512_fnmadd_pd(a, b, c);
+#endif
 }
 
 /* v where not x < limit, else 0. */
 INLINE vreal zero_below(vreal x, vreal limit, vreal v)
 {
+#if !defined(FASTCE_f64)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), v);
+#else
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ), v);
+#endif
 }
 #endif
 
