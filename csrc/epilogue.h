@@ -101,17 +101,12 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         return;
     }
     const int dense = call->probabilities.data || call->smoothing != 0;
+    _Alignas(64) double inverse_total[TILE], log_ratio[TILE];
+    /* Two loops, not one: a chain of everything is longer than the CPU looks ahead. */
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
-        const vdouble max = doubles_at(rows->max, i);
-        const vdouble target_logit = doubles_at(rows->target_logit, i);
-        const vdouble top = doubles_at(rows->top, i), weight = doubles_at(rows->weight, i);
-        const vdouble sample_weight = doubles_at(rows->sample_weight, i);
+        const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
         /* a maximum of +-inf makes the row NaN */
         const vdouble others = doubles_at(rows->others, i) + (max - max);
-        const vdouble target_term
-            = select_double(target_logit == max, top, doubles_at(rows->target_term, i));
-        const vdouble rest = (top - target_term) + others;
-
         const vdouble total = top + others;
 #if !defined(FASTCE_f64) /* one division for two, and two roundings more */
         const vdouble both = 1.0 / (top * total), inverse = both * top;
@@ -119,7 +114,25 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 #else
         const vdouble inverse = 1.0 / total, ratio = others / top;
 #endif
-        const vdouble log_sum = log1p_double(ratio, top * inverse);
+        *(vdouble *)(inverse_total + i) = inverse;
+        *(vdouble *)(log_ratio + i) = ratio;
+        *(vdouble *)(rows->others + i) = others;
+    }
+    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
+        const vdouble ratio = doubles_at(log_ratio, i);
+        const vdouble correction = doubles_at(rows->top, i) * doubles_at(inverse_total, i);
+        *(vdouble *)(log_ratio + i) = log1p_double(ratio, correction);
+    }
+    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
+        const vdouble max = doubles_at(rows->max, i);
+        const vdouble target_logit = doubles_at(rows->target_logit, i);
+        const vdouble top = doubles_at(rows->top, i), weight = doubles_at(rows->weight, i);
+        const vdouble sample_weight = doubles_at(rows->sample_weight, i);
+        const vdouble others = doubles_at(rows->others, i);
+        const vdouble target_term
+            = select_double(target_logit == max, top, doubles_at(rows->target_term, i));
+        const vdouble rest = (top - target_term) + others;
+        const vdouble inverse = doubles_at(inverse_total, i), log_sum = doubles_at(log_ratio, i);
         vdouble value = (max - target_logit) + log_sum, slope = splat_double(1);
         if (call->loss != FASTCE_CROSS_ENTROPY && call->loss != FASTCE_EVALUATE)
             value = robust_loss(call, value, rest * inverse, &slope);
@@ -165,6 +178,11 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 INLINE int is_tiny(double factor)
 {
     return factor != 0 && __builtin_fabs(factor) < TINY_FACTOR;
+}
+
+INLINE vlong are_tiny(vdouble factor)
+{
+    return (factor != 0) & (factor < TINY_FACTOR) & (factor > -TINY_FACTOR);
 }
 
 /* A sum in double that keeps what its roundings lose (Knuth's two-sum), of numbers or of lanes. */

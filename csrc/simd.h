@@ -109,6 +109,18 @@ INLINE vreal select_real(vinteger mask, vreal yes, vreal no)
     return (vreal)(((vinteger)yes & mask) | ((vinteger)no & ~mask));
 }
 
+/* yes where a is b, else no. */
+INLINE vreal select_equal(vinteger a, vinteger b, vreal yes, vreal no)
+{
+#if defined(__AVX512F__) && !defined(FASTCE_f64)
+    return _mm512_mask_mov_ps(no, _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b), yes);
+#elif defined(__AVX512F__)
+    return _mm512_mask_mov_pd(no, _mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b), yes);
+#else
+    return select_real(a == b, yes, no);
+#endif
+}
+
 INLINE vdouble select_double(vlong mask, vdouble yes, vdouble no)
 {
     return (vdouble)(((vlong)yes & mask) | ((vlong)no & ~mask));
@@ -215,19 +227,25 @@ INLINE vreal load_pieces(const real *x, ptrdiff_t stride)
 #endif
 }
 
-INLINE void store_piece(real *x, vreal v, int piece)
+/* Part number part of v, cut into parts of n lanes: halves or pieces. */
+INLINE void store_lanes(real *x, vreal v, int n, int part)
 {
 #if defined(__AVX512F__)
     const __m512 all = (__m512)v;
-    _mm_storeu_ps((float *)x, piece == 0   ? _mm512_castps512_ps128(all)
-                              : piece == 1 ? _mm512_extractf32x4_ps(all, 1)
-                              : piece == 2 ? _mm512_extractf32x4_ps(all, 2)
-                                           : _mm512_extractf32x4_ps(all, 3));
+    if (n == LANES / 2)
+        _mm256_storeu_ps((float *)x,
+                         part ? _mm512_extractf32x8_ps(all, 1) : _mm512_castps512_ps256(all));
+    else
+        _mm_storeu_ps((float *)x, part == 0   ? _mm512_castps512_ps128(all)
+                                  : part == 1 ? _mm512_extractf32x4_ps(all, 1)
+                                  : part == 2 ? _mm512_extractf32x4_ps(all, 2)
+                                              : _mm512_extractf32x4_ps(all, 3));
 #elif defined(__AVX2__)
     const __m256 all = (__m256)v;
-    _mm_storeu_ps((float *)x, piece ? _mm256_extractf128_ps(all, 1) : _mm256_castps256_ps128(all));
+    (void)n;
+    _mm_storeu_ps((float *)x, part ? _mm256_extractf128_ps(all, 1) : _mm256_castps256_ps128(all));
 #else
-    (void)piece;
+    (void)n, (void)part;
     store_real(x, v);
 #endif
 }
