@@ -85,9 +85,7 @@ static void primitive_epilogue(row_tile *rows, ptrdiff_t n)
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
         const vdouble others = doubles_at(rows->others, i) + (max - max); /* +-inf: NaN */
-        const vdouble inverse = 1.0 / (top + others);
-        const vdouble log_sum = log1p_double(others / top, top * inverse);
-        *(vdouble *)(rows->factor + i) = inverse;
+        const vdouble log_sum = log_of_sum(top, others, (vdouble *)(rows->factor + i));
         *(vdouble *)(rows->scale + i) = log_sum;
         *(vdouble *)(rows->loss + i) = max + log_sum;
     }
@@ -107,21 +105,8 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
         /* a maximum of +-inf makes the row NaN */
         const vdouble others = doubles_at(rows->others, i) + (max - max);
-        const vdouble total = top + others;
-#if !defined(FASTCE_f64) /* one division for two, and two roundings more */
-        const vdouble both = 1.0 / (top * total), inverse = both * top;
-        const vdouble ratio = others * (both * total);
-#else
-        const vdouble inverse = 1.0 / total, ratio = others / top;
-#endif
-        *(vdouble *)(inverse_total + i) = inverse;
-        *(vdouble *)(log_ratio + i) = ratio;
         *(vdouble *)(rows->others + i) = others;
-    }
-    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
-        const vdouble ratio = doubles_at(log_ratio, i);
-        const vdouble correction = doubles_at(rows->top, i) * doubles_at(inverse_total, i);
-        *(vdouble *)(log_ratio + i) = log1p_double(ratio, correction);
+        *(vdouble *)(log_ratio + i) = log_of_sum(top, others, (vdouble *)(inverse_total + i));
     }
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble max = doubles_at(rows->max, i);

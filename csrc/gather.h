@@ -16,7 +16,7 @@ INLINE vdouble log_of_any(vdouble u)
 {
     const vlong small = u < 0x1p-1022, bad = ~(u >= 0);
     const vdouble normal = select_double(small, u * 0x1p54, u);
-    vdouble value = log_parts(normal, normal - 1.0, splat_double(0));
+    vdouble value = log_normal(normal);
     value -= (vdouble)((vlong)splat_double(54 * LN2_DOUBLE_HIGH) & small);
     value -= (vdouble)((vlong)splat_double(54 * LN2_DOUBLE_LOW) & small);
     value = select_double(u == 0, splat_double(-__builtin_inf()), value);

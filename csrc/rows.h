@@ -58,13 +58,26 @@ INLINE void add_group(wide_exact_sum *total, const real *x)
     }
 }
 
-INLINE double sum_of_lanes(vdouble v)
+/* All lanes of a sum.  Doubles have no bits to spare: three roundings here would take a confident row's
+ * loss past its 4 ulp. */
+INLINE double sum_of_lanes(const wide_exact_sum *total)
 {
+#if !defined(FASTCE_f64)
+    const vdouble both = total->sum + total->lost;
     double lanes[DOUBLES];
-    memcpy(lanes, &v, sizeof v);
+    memcpy(lanes, &both, sizeof both);
     for (int width = DOUBLES / 2; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];
+#else
+    wide_exact_sum all = *total;
+    for (int s = LANES / 2; s; s /= 2) {
+        const vinteger other = lane_numbers() ^ s;
+        all.lost += __builtin_shuffle(all.lost, other);
+        add_wide(&all, __builtin_shuffle(all.sum, other));
+    }
+    return all.sum[0] + all.lost[0];
+#endif
 }
 
 /* The term of x in double, times 2^lift. */
@@ -390,7 +403,7 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
     rows->shift[r] = ref.shift;
     rows->power[r] = ref.power;
     rows->target_logit[r] = target_logit;
-    rows->others[r] = sum_of_lanes(total.sum + total.lost) + extra;
+    rows->others[r] = sum_of_lanes(&total) + extra;
     rows->target_term[r] = 0; /* at the top it is not used */
     if (keep_terms)
         rows->target_term[r] = terms[target];
@@ -497,8 +510,9 @@ static void evaluate_row(const fastce_call *call, const row_input *input, const 
         spread += terms[j] > 0 ? (double)terms[j] * (rows->max[r] - (double)x) : 0;
     }
     if (!(total > 0)) before = call->n_classes; /* a row that is NaN is right for nobody */
-    const vdouble log_sum = log1p_double(splat_double(rows->others[r] / rows->top[r]),
-                                         splat_double(rows->top[r] / total));
+    vdouble inverse;
+    const vdouble log_sum
+        = log_of_sum(splat_double(rows->top[r]), splat_double(rows->others[r]), &inverse);
     *stats = (fastce_row_stats){rows->loss[r], log_sum[0] + spread / total, rows->top[r] / total,
                                 before};
 }
@@ -645,7 +659,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
                 add_vector(&overlap, *(const vreal *)(scratch.dense + j)
                                          * *(const vreal *)(scratch.terms + j));
-            rows->overlap[r] = sum_of_lanes(overlap.sum + overlap.lost);
+            rows->overlap[r] = sum_of_lanes(&overlap);
         }
     }
     epilogue(call, rows, n);
