@@ -1,5 +1,5 @@
-/* Few classes, lanes = rows: TILE rows at a time lie as one column each in `tile`, where every step
- * of the arithmetic serves a whole vector of rows.  Many classes are in rows.h.
+/* Few classes, lanes = rows: some rows at a time lie in a `tile`, LANES of them to a group, which has a
+ * vector for each class; so every step of the arithmetic serves LANES rows.  Many classes are in rows.h.
  *
  * The order in which a row's terms are added depends on n_classes alone, so that every memory
  * layout gives the same bits. */
@@ -8,18 +8,41 @@
 
 #include "strips.h"
 
-/* Up to here this file is used: TILE * FEW_CLASSES floats are 16 KB, half of the smallest L1. */
-enum { FEW_CLASSES = 64, FAR_FROM = 1 << 17 /* elements; fewer stay in L2 */ };
+/* Up to FEW_CLASSES this file is used (100 classes: 0.6 of the time of rows.h, 128: 1.0).  A tile
+ * is TILE rows, or half of them where that leaves more of the smallest L1, 32 KB, to what comes and goes. */
+enum {
+    FEW_CLASSES = 112,
+    VERY_FEW = 32,
+    TILE_REALS = FEW_CLASSES * TILE / 2,
+    FAR_FROM = 1 << 17 /* elements; fewer stay in L2 */
+};
 
-/* LANES rows of contiguous classes to columns, and back, a few classes at a time: as many as a piece
- * of 16 bytes has, so that a vector has pieces of several rows and loads do most of the transposition,
- * or a whole vector of them: of halves, which are converted by vectors, and on the way back from more
- * than 8 classes (4096 x 32: 0.78 ns an element, by pieces 0.89; 4096 x 2: 5.7, by pieces 4.4).
+INLINE ptrdiff_t tile_rows(ptrdiff_t n_classes)
+{
+    return n_classes <= VERY_FEW ? TILE : TILE / 2;
+}
+
+/* A group's class 0.  Groups are whole numbers of LANES classes apart, for those are loaded together. */
+INLINE vreal *group_of(real *tile, ptrdiff_t n_classes, ptrdiff_t row)
+{
+    return (vreal *)tile + row / LANES * ((n_classes + LANES - 1) / LANES * LANES);
+}
+
+INLINE real *cell(real *tile, ptrdiff_t n_classes, ptrdiff_t row, ptrdiff_t j)
+{
+    return (real *)(group_of(tile, n_classes, row) + j) + row % LANES;
+}
+
+/* LANES rows of contiguous classes to columns, and back, a few classes at a time.  In come as many as a
+ * piece of 16 bytes has, so that a vector has pieces of several rows and loads do most of the
+ * transposition; halves, which are converted by vectors, by vectors.  Out go whole vectors of classes, and
+ * what is left by halves of vectors and pieces (10 classes: 0.91 of the time of a vector that is mostly
+ * padding; 32 classes by pieces alone: 1.14).
  *
  * Reads up to a vector beyond a row, so what follows the last row must be readable.  On the way back
  * a row's last piece runs over into the next row, which is written after it; where there is no next
  * row it is written one by one. */
-INLINE void rows_to_columns(const elem *x, ptrdiff_t n_classes, real (*tile)[TILE])
+INLINE void rows_to_columns(const elem *x, ptrdiff_t n_classes, vreal *group)
 {
     enum { SOME = ELEM_IS_REAL ? PIECE : LANES };
     for (ptrdiff_t j = 0; j < n_classes; j += SOME) {
@@ -33,16 +56,16 @@ INLINE void rows_to_columns(const elem *x, ptrdiff_t n_classes, real (*tile)[TIL
 #endif
         }
         transpose(v, SOME);
-        for (int l = 0; l < SOME; l++) *(vreal *)tile[j + l] = v[l];
+        for (int l = 0; l < SOME; l++) group[j + l] = v[l];
     }
 }
 
 /* Classes [j, j + some) of LANES rows. */
 INLINE void columns_to_rows_by(const int some, ptrdiff_t j, elem *x, ptrdiff_t n_classes,
-                               real (*tile)[TILE])
+                               const vreal *group)
 {
     vreal v[LANES];
-    for (int l = 0; l < some; l++) v[l] = *(const vreal *)tile[j + l];
+    for (int l = 0; l < some; l++) v[l] = group[j + l];
     transpose(v, some);
 #pragma GCC unroll 4
     for (int part = 0; part < LANES / some; part++)
@@ -54,33 +77,36 @@ INLINE void columns_to_rows_by(const int some, ptrdiff_t j, elem *x, ptrdiff_t n
                 store(x + from, v[l]);
             else if (has_room)
                 store_lanes((real *)(x + from), v[l], some, part);
-            else
+            else { /* a copy, or v would be in memory instead of registers */
+                real lanes[LANES];
+                store_real(lanes, v[l]);
                 for (ptrdiff_t k = 0; k < n_classes - j; k++)
-                    put_as(OWN_ELEM, (char *)(x + from + k), v[l][part * some + k]);
+                    put_as(OWN_ELEM, (char *)(x + from + k), lanes[part * some + k]);
+            }
         }
 }
 
 /* Whole vectors, then what is left by halves and pieces. */
-INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, real (*tile)[TILE])
+INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, const vreal *group)
 {
     enum { HALF = LANES / 2, SOME = ELEM_IS_REAL ? PIECE : LANES };
     ptrdiff_t j = n_classes / LANES * LANES, left = n_classes - j;
     if (SOME == LANES || left > LANES - SOME) {
-        if (left) columns_to_rows_by(LANES, j, x, n_classes, tile);
+        if (left) columns_to_rows_by(LANES, j, x, n_classes, group);
     } else {
-        if (HALF > SOME && left > HALF) columns_to_rows_by(SOME, j + HALF, x, n_classes, tile);
+        if (HALF > SOME && left > HALF) columns_to_rows_by(SOME, j + HALF, x, n_classes, group);
         if (HALF > SOME && left > SOME)
-            columns_to_rows_by(HALF, j, x, n_classes, tile);
+            columns_to_rows_by(HALF, j, x, n_classes, group);
         else if (left)
-            columns_to_rows_by(SOME, j, x, n_classes, tile);
+            columns_to_rows_by(SOME, j, x, n_classes, group);
     }
-    while ((j -= LANES) >= 0) columns_to_rows_by(LANES, j, x, n_classes, tile);
+    while ((j -= LANES) >= 0) columns_to_rows_by(LANES, j, x, n_classes, group);
 }
 
 /* Rows first .. first + n of an array to the tile, zeros in the lanes beyond n.  n_ahead: how many
  * rows follow without a gap, and may be read. */
 static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_ahead,
-                      ptrdiff_t n_classes, real (*tile)[TILE])
+                      ptrdiff_t n_classes, real *tile)
 {
     const ptrdiff_t row_stride = x->row_stride, class_stride = x->class_stride;
     const char *source = x->data + first * row_stride;
@@ -89,27 +115,29 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
         const ptrdiff_t whole = n / LANES * LANES;
         for (ptrdiff_t j = 0; j < n_classes; j++)
             for (i = 0; i < whole; i += LANES)
-                *(vreal *)(tile[j] + i) = load((const elem *)(source + j * class_stride) + i);
+                group_of(tile, n_classes, i)[j]
+                    = load((const elem *)(source + j * class_stride) + i);
     } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
         for (; i + LANES <= n; i += LANES) {
             const elem *from = (const elem *)source + i * n_classes;
             elem last[(FEW_CLASSES + 1) * LANES];
             if ((n - i - LANES + n_ahead) * n_classes < LANES) /* too little to read beyond */
                 from = memcpy(last, from, (size_t)(LANES * n_classes) * sizeof(elem));
-            rows_to_columns(from, n_classes, (real(*)[TILE])(tile[0] + i));
+            rows_to_columns(from, n_classes, group_of(tile, n_classes, i));
         }
     }
     for (; i < n; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++)
-            tile[j][i] = get((const elem *)(source + i * row_stride + j * class_stride));
+            *cell(tile, n_classes, i, j)
+                = get((const elem *)(source + i * row_stride + j * class_stride));
     for (; i % LANES; i++)
-        for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
+        for (ptrdiff_t j = 0; j < n_classes; j++) *cell(tile, n_classes, i, j) = 0;
 }
 
 /* With stream, past the caches where classes are far apart: planes a power of two apart share a few
  * cache sets, and stores that have to read their lines first wait for one another. */
 static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_t first,
-                       ptrdiff_t n, ptrdiff_t n_classes, real (*tile)[TILE])
+                       ptrdiff_t n, ptrdiff_t n_classes, real *tile)
 {
     const ptrdiff_t row_stride = x->row_stride, class_stride = x->class_stride;
     char *out = x->data + first * row_stride;
@@ -117,24 +145,25 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
     if (out_elem != OWN_ELEM) {
         for (; i < n; i++)
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                put_as(out_elem, out + i * row_stride + j * class_stride, tile[j][i]);
+                put_as(out_elem, out + i * row_stride + j * class_stride,
+                       *cell(tile, n_classes, i, j));
     } else if (row_stride == sizeof(elem)) {
         const ptrdiff_t whole = n / LANES * LANES;
         for (ptrdiff_t j = 0; j < n_classes; j++) {
             elem *to = (elem *)(out + j * class_stride);
             if (stream && (uintptr_t)to % STREAM_BYTES == 0)
                 for (i = 0; i < whole; i += LANES)
-                    store_stream(to + i, *(const vreal *)(tile[j] + i));
+                    store_stream(to + i, group_of(tile, n_classes, i)[j]);
             else
-                for (i = 0; i < whole; i += LANES) store(to + i, *(const vreal *)(tile[j] + i));
+                for (i = 0; i < whole; i += LANES) store(to + i, group_of(tile, n_classes, i)[j]);
         }
     } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
         for (; i + LANES <= n; i += LANES)
-            columns_to_rows((elem *)out + i * n_classes, n_classes, (real(*)[TILE])(tile[0] + i));
+            columns_to_rows((elem *)out + i * n_classes, n_classes, group_of(tile, n_classes, i));
     }
     for (; i < n; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++)
-            put_as(OWN_ELEM, out + i * row_stride + j * class_stride, tile[j][i]);
+            put_as(OWN_ELEM, out + i * row_stride + j * class_stride, *cell(tile, n_classes, i, j));
 }
 
 /* Gradients of contiguous rows on their way past the caches: rows that are not a whole number of lines
@@ -142,7 +171,7 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
 typedef struct {
     elem *to;
     ptrdiff_t n;
-    _Alignas(64) elem rows[FEW_CLASSES * TILE + LINE];
+    _Alignas(64) elem rows[TILE_REALS + LINE];
 } row_stream;
 
 INLINE int streams_rows(const fastce_call *call, const fastce_array *grad)
@@ -152,7 +181,7 @@ INLINE int streams_rows(const fastce_call *call, const fastce_array *grad)
            && grad->row_stride == call->n_classes * (ptrdiff_t)sizeof(elem);
 }
 
-static void stream_tile(row_stream *out, ptrdiff_t n, ptrdiff_t n_classes, real (*tile)[TILE])
+static void stream_tile(row_stream *out, ptrdiff_t n, ptrdiff_t n_classes, real *tile)
 {
     enum { REALS = VECTOR_BYTES / sizeof(elem) }; /* elements of a vector, as they are */
     const fastce_array rows
@@ -176,11 +205,11 @@ static void stream_tile(row_stream *out, ptrdiff_t n, ptrdiff_t n_classes, real 
 /* Replaces the logits of LANES rows by their terms and fills the rows' max, top, others and what is at
  * the target, which is picked up on the way (and replaced on the way back): a comparison in every column
  * costs less than to gather a number from each row, 4096 x 10 in 0.9 of the time. */
-INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i,
-                         const integer *targets, row_tile *rows)
+INLINE void column_terms(vreal *group, ptrdiff_t n_classes, ptrdiff_t i, const integer *targets,
+                         row_tile *rows)
 {
-    vreal max = *(const vreal *)(tile[0] + i);
-    for (ptrdiff_t j = 1; j < n_classes; j++) max = maximum(*(const vreal *)(tile[j] + i), max);
+    vreal max = group[0];
+    for (ptrdiff_t j = 1; j < n_classes; j++) max = maximum(group[j], max);
 
     const vreal sign_bit = splat(-(real)0);
     const vreal size = (vreal)((vinteger)max & ~(vinteger)sign_bit);
@@ -194,13 +223,13 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i,
     vinteger ties = (vinteger)splat(0);
     vreal target_logit = splat(0), target_term = splat(0);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
-        const vreal x = *(const vreal *)(tile[j] + i);
+        const vreal x = group[j];
         const vreal e = exp_terms(x - shift, &ref);
         const vinteger is_max = x == max, column = (integer)j - (vinteger){0};
         target_logit = select_equal(target, column, x, target_logit);
         target_term = select_equal(target, column, e, target_term);
         ties -= is_max;
-        *(vreal *)(tile[j] + i) = e;
+        group[j] = e;
         add_vector(&total, (vreal)((vinteger)e & ~is_max));
     }
     const vreal more_ties = __builtin_convertvector(ties, vreal) - (real)1;
@@ -218,11 +247,12 @@ INLINE void column_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i,
 }
 
 /* Brings the terms of those of DOUBLES rows down whose factor is_tiny. */
-static void shrink_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, row_tile *rows)
+static void shrink_terms(real *tile, ptrdiff_t n_classes, ptrdiff_t i, row_tile *rows)
 {
     for (ptrdiff_t r = i; r < i + DOUBLES; r++)
         if (is_tiny(rows->factor[r])) {
-            for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][r] *= (real)(1 / TWO_TO_BIAS);
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                *cell(tile, n_classes, r, j) *= (real)(1 / TWO_TO_BIAS);
             rows->factor[r] *= TWO_TO_BIAS;
             rows->cross[r] *= TWO_TO_BIAS;
             rows->top[r] /= TWO_TO_BIAS;
@@ -232,60 +262,61 @@ static void shrink_terms(real (*tile)[TILE], ptrdiff_t n_classes, ptrdiff_t i, r
 
 /* What a tile of rows has besides its logits, where a call has options. */
 typedef struct {
-    real dense[FEW_CLASSES][TILE], chain[FEW_CLASSES][TILE], hess[FEW_CLASSES][TILE];
-    real logits[FEW_CLASSES][TILE]; /* what the softmax sees */
+    _Alignas(64) real dense[TILE_REALS], chain[TILE_REALS], hess[TILE_REALS];
+    _Alignas(64) real logits[TILE_REALS]; /* what the softmax sees */
 } option_tiles;
 
 /* Logits of rows first .. first + n through mask, scale and cap; dense gets q. */
 static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
-                         real (*tile)[TILE], option_tiles *more)
+                         real *tile, option_tiles *more)
 {
     const ptrdiff_t n_classes = call->n_classes, padded = (n + LANES - 1) / LANES * LANES;
     if (run->where.data)
         for (ptrdiff_t i = 0; i < n; i++) {
             const char *where = run->where.data + (first + i) * run->where.row_stride;
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                if (!where[j * run->where.class_stride]) tile[j][i] = HIDDEN;
+                if (!where[j * run->where.class_stride]) *cell(tile, n_classes, i, j) = HIDDEN;
         }
     for (ptrdiff_t j = 0; run->probabilities.data && j < n_classes; j++)
-        for (ptrdiff_t i = 0; i < padded; i++)
-            more->dense[j][i] = i >= n
-                                    ? 0
-                                    : *(const real *)(run->probabilities.data
-                                                      + (first + i) * run->probabilities.row_stride
-                                                      + j * run->probabilities.class_stride);
+        for (ptrdiff_t i = 0; i < padded; i++) {
+            const char *q = run->probabilities.data + (first + i) * run->probabilities.row_stride
+                            + j * run->probabilities.class_stride;
+            *cell(more->dense, n_classes, i, j) = i >= n ? 0 : *(const real *)q;
+        }
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
+        vreal *group = group_of(tile, n_classes, i);
+        vreal *logits = group_of(more->logits, n_classes, i);
+        vreal *chain = group_of(more->chain, n_classes, i);
+        vreal *dense = group_of(more->dense, n_classes, i);
         vreal seen = splat(0);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
-            vreal *z = (vreal *)(tile[j] + i);
-            *z = prepare_logits(call, *z, (vreal *)(more->chain[j] + i));
-            *(vreal *)(more->logits[j] + i) = *z;
-            seen -= __builtin_convertvector(*z > splat(HIDDEN), vreal);
+            group[j] = logits[j] = prepare_logits(call, group[j], chain + j);
+            seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
         }
         if (is_dense(call))
             for (ptrdiff_t j = 0; j < n_classes; j++) {
-                vreal *q = (vreal *)(more->dense[j] + i);
-                const vreal probability = run->probabilities.data ? *q : splat(0);
+                const vreal probability = run->probabilities.data ? dense[j] : splat(0);
                 const double class_weight = call->class_weight ? call->class_weight[j] : 1;
-                *q = dense_part(call, *(const vreal *)(tile[j] + i), probability,
-                                (real)call->smoothing / seen, splat((real)class_weight));
+                dense[j] = dense_part(call, logits[j], probability, (real)call->smoothing / seen,
+                                      splat((real)class_weight));
             }
     }
 }
 
 /* mass, gap and overlap of LANES rows whose max is known. */
-INLINE void column_dense(const fastce_call *call, real (*tile)[TILE], const option_tiles *more,
-                         ptrdiff_t i, row_tile *rows)
+INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
+                         row_tile *rows)
 {
+    const vreal *terms = group_of(tile, call->n_classes, i);
+    const vreal *dense = group_of(more->dense, call->n_classes, i);
+    const vreal *logits = group_of(more->logits, call->n_classes, i);
     for (int w = 0; w < WIDE; w++) {
         const ptrdiff_t lane = i + w * DOUBLES;
         wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
         vdouble overlap = splat_double(0);
         for (ptrdiff_t j = 0; j < call->n_classes; j++) {
-            const vreal q = *(const vreal *)(more->dense[j] + i);
-            add_gap(q, *(const vreal *)(more->logits[j] + i), doubles_at(rows->max, lane), w, &mass,
-                    &gap);
-            overlap += widen(q, w) * widen(*(const vreal *)(tile[j] + i), w);
+            add_gap(dense[j], logits[j], doubles_at(rows->max, lane), w, &mass, &gap);
+            overlap += widen(dense[j], w) * widen(terms[j], w);
         }
         for (int l = 0; l < DOUBLES; l++) {
             rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
@@ -297,10 +328,14 @@ INLINE void column_dense(const fastce_call *call, real (*tile)[TILE], const opti
 
 /* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the formulas
  * are in rows.h, write_row. */
-INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_tiles *more,
-                           ptrdiff_t i, const int64_t *targets, const row_tile *rows)
+INLINE void column_options(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
+                           const int64_t *targets, const row_tile *rows)
 {
     const ptrdiff_t n_classes = call->n_classes;
+    vreal *terms = group_of(tile, n_classes, i), *hess = group_of(more->hess, n_classes, i);
+    const vreal *q = group_of(more->dense, n_classes, i);
+    const vreal *chain = group_of(more->chain, n_classes, i);
+    const vreal *logits = group_of(more->logits, n_classes, i);
     const int soft = call->probabilities.data != NULL, dense = is_dense(call);
     const double softcap = call->softcap, logit_scale = call->logit_scale;
     _Alignas(64) double inverse[LANES], rest_of_top[LANES], square[LANES], exact[LANES];
@@ -311,7 +346,7 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
         rest_of_top[l] = rows->others[r] * inverse[l];
         square[l] = 2 * call->z_loss * rows->scale[r];
         top_at[l] = 0;
-        while (top_at[l] < n_classes - 1 && !(more->logits[top_at[l]][r] == (real)rows->max[r]))
+        while (top_at[l] < n_classes - 1 && !(logits[top_at[l]][l] == (real)rows->max[r]))
             top_at[l]++;
         exact_at[l] = targets[r];
         exact[l] = rows->target_grad[r];
@@ -320,22 +355,21 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
             exact_at[l] = sure && call->loss != FASTCE_POLY1 ? top_at[l] : -1;
             if (exact_at[l] >= 0)
                 exact[l] = rows->scale[r]
-                           * ((rows->mass[r] - more->dense[exact_at[l]][r])
-                              + (rows->pull[r] - rows->mass[r]) - rows->pull[r] * rest_of_top[l]);
+                           * ((rows->mass[r] - q[exact_at[l]][l]) + (rows->pull[r] - rows->mass[r])
+                              - rows->pull[r] * rest_of_top[l]);
         } else if (dense && exact_at[l] >= 0) {
-            exact[l] -= rows->scale[r] * more->dense[exact_at[l]][r];
+            exact[l] -= rows->scale[r] * q[exact_at[l]][l];
         }
     }
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
     const vreal cross = narrow(rows->cross + i), to_p = narrow(inverse), twice = narrow(square);
     const real outer = (real)logit_scale, bend = (real)(-2 / (softcap * softcap));
     for (ptrdiff_t j = 0; j < n_classes; j++) {
-        const vreal term = *(const vreal *)(tile[j] + i), p = term * to_p;
+        const vreal term = terms[j], p = term * to_p;
         vreal grad_z = term * factor, rest = (real)1 - p;
         if (dense) {
-            const vreal q = *(const vreal *)(more->dense[j] + i);
-            grad_z -= q * scale;
-            if (call->loss == FASTCE_POLY1) grad_z -= term * q * cross;
+            grad_z -= q[j] * scale;
+            if (call->loss == FASTCE_POLY1) grad_z -= term * q[j] * cross;
         }
         for (int l = 0; l < LANES; l++) {
             if (exact_at[l] == j) grad_z[l] = (real)exact[l];
@@ -343,39 +377,42 @@ INLINE void column_options(const fastce_call *call, real (*tile)[TILE], option_t
         }
         vreal hess_z = term * factor * rest + p * p * twice;
         if (softcap != 0) {
-            const vreal c = *(const vreal *)(more->chain[j] + i);
-            const vreal z = *(const vreal *)(more->logits[j] + i);
+            const vreal c = chain[j], z = logits[j];
             /* where z is -inf, c is 0 and so is everything */
             const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
             hess_z = hess_z * c * c + grad_z * curve;
             grad_z *= c;
         }
-        *(vreal *)(tile[j] + i) = grad_z * outer;
-        *(vreal *)(more->hess[j] + i) = hess_z * outer * outer;
+        terms[j] = grad_z * outer;
+        hess[j] = hess_z * outer * outer;
     }
 }
 
 /* log_softmax and evaluate of n rows: as in rows.h, write_log_softmax and evaluate_row. */
-static void log_softmax_tile(real (*tile)[TILE], const option_tiles *more, ptrdiff_t n_classes,
-                             ptrdiff_t n, const row_tile *rows)
+static void log_softmax_tile(real *tile, option_tiles *more, ptrdiff_t n_classes, ptrdiff_t n,
+                             const row_tile *rows)
 {
     for (ptrdiff_t j = 0; j < n_classes; j++)
         for (ptrdiff_t i = 0; i < n; i++)
-            tile[j][i] = (real)(((double)more->logits[j][i] - rows->max[i]) - rows->scale[i]);
+            *cell(tile, n_classes, i, j)
+                = (real)(((double)*cell(more->logits, n_classes, i, j) - rows->max[i])
+                         - rows->scale[i]);
 }
 
-static void evaluate_tile(const fastce_call *call, real (*tile)[TILE], const option_tiles *more,
-                          ptrdiff_t n, const int64_t *targets, const row_tile *rows,
-                          fastce_row_stats *stats)
+static void evaluate_tile(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t n,
+                          const int64_t *targets, const row_tile *rows, fastce_row_stats *stats)
 {
+    const ptrdiff_t n_classes = call->n_classes;
     for (ptrdiff_t i = 0; i < n; i++) {
         elem x[FEW_CLASSES];
         real terms[FEW_CLASSES];
         const row_input input = {.x = x, .target = targets[i]};
         stats[i] = (fastce_row_stats){.rank = -1};
         if (targets[i] < 0) continue;
-        for (ptrdiff_t j = 0; j < call->n_classes; j++)
-            put_as(OWN_ELEM, (char *)(x + j), more->logits[j][i]), terms[j] = tile[j][i];
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            put_as(OWN_ELEM, (char *)(x + j), *cell(more->logits, n_classes, i, j));
+            terms[j] = *cell(tile, n_classes, i, j);
+        }
         evaluate_row(call, &input, terms, rows, i, stats + i);
     }
 }
@@ -402,9 +439,9 @@ INLINE void prefetch_rows(const fastce_call *call, const row_run *run, ptrdiff_t
     }
 }
 
-/* n rows of a run from row first on, at most TILE. */
+/* n rows of a run from row first on, a tile at most. */
 static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
-                     ptrdiff_t n_ahead, real (*tile)[TILE], row_tile *rows, option_tiles *more,
+                     ptrdiff_t n_ahead, real *tile, row_tile *rows, option_tiles *more,
                      row_stream *out)
 {
     const ptrdiff_t n_classes = call->n_classes, padded = (n + LANES - 1) / LANES * LANES;
@@ -419,21 +456,22 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
     if (!all_there)
         for (ptrdiff_t i = 0; i < n; i++)
             if (targets[i] < 0) /* whatever the row holds, it is not seen */
-                for (ptrdiff_t j = 0; j < n_classes; j++) tile[j][i] = 0;
+                for (ptrdiff_t j = 0; j < n_classes; j++) *cell(tile, n_classes, i, j) = 0;
     if (more) prepare_tile(call, run, first, n, tile, more);
     if (call->smoothing != 0)
         for (ptrdiff_t i = 0; i < n; i++) rows->weight[i] *= 1 - call->smoothing;
     if (!all_there && more) /* nor are its mask and its probabilities */
         for (ptrdiff_t i = 0; i < n; i++)
             for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++)
-                tile[j][i] = more->logits[j][i] = more->dense[j][i] = 0;
+                *cell(tile, n_classes, i, j) = *cell(more->logits, n_classes, i, j)
+                    = *cell(more->dense, n_classes, i, j) = 0;
 
     for (ptrdiff_t i = 0; i < padded; i++)
         wanted[i] = call->loss == FASTCE_SOFTMAX ? -1 : (integer)targets[i];
     const int is_far = call->n_rows * n_classes >= FAR_FROM;
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
-        if (is_far && n_ahead >= TILE) prefetch_rows(call, run, first + n + i);
-        column_terms(tile, n_classes, i, wanted, rows);
+        if (is_far && n_ahead >= n) prefetch_rows(call, run, first + n + i);
+        column_terms(group_of(tile, n_classes, i), n_classes, i, wanted, rows);
     }
     if (is_dense(call))
         for (ptrdiff_t i = 0; i < padded; i += LANES) column_dense(call, tile, more, i, rows);
@@ -449,10 +487,12 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
         if (rows->max[i] - rows->max[i] != 0)
             for (ptrdiff_t j = 0; j < n_classes; j++) /* as infinite_logsumexp in rows.h */
+            {
+                const double z = *cell(more->logits, n_classes, i, j);
                 rows->loss[i] = j && rows->loss[i] != rows->loss[i] ? rows->loss[i]
-                                : more->logits[j][i] != more->logits[j][i]
-                                    ? (double)more->logits[j][i]
-                                    : rows->max[i];
+                                : z != z                            ? z
+                                                                    : rows->max[i];
+            }
     for (ptrdiff_t i = 0; i < n && call->loss < FASTCE_SOFTMAX; i += DOUBLES)
         if (any((vinteger)are_tiny(doubles_at(rows->factor, i))))
             shrink_terms(tile, n_classes, i, rows);
@@ -475,10 +515,10 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             const vreal factor = narrow(rows->factor + i);
             const vreal target_grad = narrow(rows->target_grad + i);
             const vinteger target = *(const vinteger *)(wanted + i);
+            vreal *group = group_of(tile, n_classes, i);
             for (ptrdiff_t j = 0; j < n_classes; j++) {
-                vreal *to = (vreal *)(tile[j] + i);
                 const vinteger column = (integer)j - (vinteger){0};
-                *to = select_equal(target, column, target_grad, *to * factor);
+                group[j] = select_equal(target, column, target_grad, group[j] * factor);
             }
         }
     }
@@ -490,7 +530,8 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
 
 static void cross_entropy_columns(fastce_call *call, int thread)
 {
-    _Alignas(64) real tile[FEW_CLASSES][TILE];
+    _Alignas(64) real tile[TILE_REALS];
+    const ptrdiff_t most = tile_rows(call->n_classes);
     row_tile rows;
     row_stream stream, *out = streams_rows(call, &call->grad) ? &stream : NULL;
     option_tiles *more = NULL;
@@ -504,7 +545,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
         stream.n = 0;
         for (ptrdiff_t first = at.row; first < at.end; first += n) {
             const uintptr_t grad = (uintptr_t)row_of(&at.run.grad, first);
-            n = at.end - first < TILE ? at.end - first : TILE;
+            n = at.end - first < most ? at.end - first : most;
             if (call->stream && at.run.grad.row_stride == sizeof(elem) && grad % STREAM_BYTES
                 && n > LANES) /* streaming needs alignment */
                 n = (ptrdiff_t)((STREAM_BYTES - grad % STREAM_BYTES) / sizeof(elem));

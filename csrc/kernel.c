@@ -17,7 +17,7 @@ static void plan(fastce_call *call)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const int few = n_classes <= FEW_CLASSES, direct = is_contiguous(call);
-    const ptrdiff_t step = few ? TILE : 1;
+    const ptrdiff_t step = few ? tile_rows(n_classes) : 1;
     const ptrdiff_t elements = call->n_rows * n_classes;
     const ptrdiff_t chunk = elements < MANY_ELEMENTS ? CHUNK_ELEMENTS : 8 * CHUNK_ELEMENTS;
     const ptrdiff_t sum_rows = chunk / n_classes / step * step;
