@@ -33,7 +33,7 @@ def agree(ours, theirs, dtype):
 
 @dtypes
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("shape", [(9, 4), (65, 10), (7, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 4), (65, 10), (7, 100), (7, 120)], ids=str)
 def test_hard_targets_as_pytorch(shape, reduction, dtype, rng):
     x = rng.normal(size=shape).astype(dtype) * 5
     y = rng.integers(0, shape[1], shape[0])

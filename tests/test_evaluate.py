@@ -89,9 +89,9 @@ def batch(rng, n_rows, n_classes, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("n_classes", [1, 2, 3, 10, 17, 64, 65, 100, 1025])
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 10, 17, 65, 112, 113, 1025])
 def test_every_figure(n_classes, dtype, isa, rng):
-    x, y = batch(rng, 203 if n_classes <= 100 else 37, n_classes, dtype)
+    x, y = batch(rng, 203 if n_classes <= 113 else 37, n_classes, dtype)
     w = rng.uniform(0.1, 3, len(y))
     check(x, y)
     check(x, y, top_k=2, sample_weight=w)
@@ -102,7 +102,7 @@ def test_every_figure(n_classes, dtype, isa, rng):
 
 def test_bfloat16(isa, rng):
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    for n_classes in (10, 100):
+    for n_classes in (10, 120):
         check(*batch(rng, 203, n_classes, ml_dtypes.bfloat16))
 
 
@@ -168,7 +168,7 @@ def test_of_ties_the_lower_class_comes_first(x, top_k, data):
     assert result.top_k_accuracy == pytest.approx((best == y[:, None]).any(1).mean())
 
 
-@pytest.mark.parametrize("n_classes", [5, 100])
+@pytest.mark.parametrize("n_classes", [5, 120])
 def test_every_rank_of_equal_logits(n_classes, isa):
     """Nothing but a tie: the target's rank is the target."""
     x = np.full((n_classes, n_classes), 3.3, np.float32)
@@ -194,7 +194,7 @@ def test_a_bin_holds_its_upper_edge_alone(isa):
 
 
 def test_a_certain_row_is_in_the_last_bin(isa):
-    for n_classes in (3, 100):
+    for n_classes in (3, 120):
         x = np.zeros((2, n_classes), np.float32)
         x[:, 1] = 200
         assert fastce.evaluate(x, [1, 1]).ece == pytest.approx(0, abs=1e-12)
@@ -216,7 +216,7 @@ def test_a_weight_is_as_many_rows(isa, rng):
 # ---------- special values, and nothing
 
 
-@pytest.mark.parametrize("n_classes", [4, 100])
+@pytest.mark.parametrize("n_classes", [4, 120])
 def test_masked_classes(n_classes, isa, rng):
     """-inf is a class of probability 0: 0 * log 0 is 0 in the entropy."""
     x, y = batch(rng, 60, n_classes, np.float32)
@@ -233,7 +233,7 @@ def test_masked_classes(n_classes, isa, rng):
     assert np.isfinite(result.per_class.loss[np.unique(y[y != 2])]).all()
 
 
-@pytest.mark.parametrize("n_classes", [4, 100])
+@pytest.mark.parametrize("n_classes", [4, 120])
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_a_poisoned_row(at, n_classes, isa, rng):
     """Its NaN shows in every mean of real numbers, and it is right for nobody."""
@@ -250,7 +250,7 @@ def test_a_poisoned_row(at, n_classes, isa, rng):
 
 
 def test_a_model_that_is_nan_is_not_accurate(isa):
-    for n_classes in (10, 100):
+    for n_classes in (10, 120):
         x = np.full((20, n_classes), nan, np.float32)
         assert fastce.evaluate(x, np.arange(20) % 10, top_k=3).accuracy == 0
         assert fastce.evaluate(x, np.arange(20) % 10, top_k=3).top_k_accuracy == 0
@@ -258,7 +258,7 @@ def test_a_model_that_is_nan_is_not_accurate(isa):
 
 @pytest.mark.parametrize("poison", [nan, inf, -inf])
 def test_a_row_that_is_not_there_is_never_read(poison, isa, rng):
-    for n_classes in (5, 100):
+    for n_classes in (5, 120):
         x, y = batch(rng, 40, n_classes, np.float32)
         gone = np.arange(40) % 3 == 1
         expected = figures(fastce.evaluate(x[~gone], y[~gone]))

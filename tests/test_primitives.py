@@ -22,7 +22,7 @@ def error_of_logsumexp(actual, x, axis, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("n_classes", [1, 2, 3, 9, 16, 17, 64, 65, 100, 1025, 50_257])
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 9, 16, 17, 64, 100, 112, 113, 1025, 50_257])
 def test_every_size(n_classes, dtype, isa, rng):
     """log_softmax is as exact at the top class as the loss."""
     n_rows = 37 if n_classes < 2000 else 3
@@ -42,7 +42,7 @@ def test_every_size(n_classes, dtype, isa, rng):
 
 @dtypes
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
-@pytest.mark.parametrize("shape", [(5, 7, 9), (2, 70, 33)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 7, 9), (2, 120, 33)], ids=str)
 def test_any_axis_has_the_bits_of_the_last(shape, axis, dtype, isa, rng):
     x = (5 * rng.normal(size=shape)).astype(dtype)
     last = np.moveaxis(x, axis, -1).copy()

@@ -62,7 +62,7 @@ def test_a_row_has_the_same_bits_wherever_it_stands(shape, dtype, isa, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(37, 3), (33, 10), (19, 100), (3, 5001)], ids=str)
+@pytest.mark.parametrize("shape", [(37, 3), (33, 10), (19, 120), (3, 5001)], ids=str)
 def test_same_bits_at_any_alignment(shape, dtype, isa, rng):
     """Of the logits and of out, down to an odd number of bytes."""
     x, y = batch(rng, shape, dtype)
