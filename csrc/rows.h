@@ -189,12 +189,24 @@ INLINE void load_rest(const elem *x, ptrdiff_t j, ptrdiff_t n, real *block, vrea
     }
 }
 
-/* Where block b of a row starts.  All have the same number of groups but for one: a short last block
- * would leave the next row's first one to be loaded without arithmetic to hide it, 1 microsecond. */
-INLINE ptrdiff_t block_start(ptrdiff_t n_classes, ptrdiff_t n_blocks, ptrdiff_t b)
+/* How rows are cut into blocks: n_blocks of n_groups each, the first n_longer of one more.  A short last
+ * block would leave the next row's first one to be loaded without arithmetic to hide it, 1 microsecond. */
+typedef struct {
+    ptrdiff_t n_classes, n_blocks, n_groups, n_longer;
+} row_blocks;
+
+INLINE row_blocks cut_rows(ptrdiff_t n_classes)
 {
+    const ptrdiff_t n_blocks = (n_classes + BLOCK - 1) / BLOCK;
     const ptrdiff_t n_groups = (n_classes + GROUP - 1) / GROUP;
-    return b == n_blocks ? n_classes : b * n_groups / n_blocks * GROUP;
+    return (row_blocks){n_classes, n_blocks, n_groups / n_blocks, n_groups % n_blocks};
+}
+
+/* Where block b starts. */
+INLINE ptrdiff_t block_start(const row_blocks *cut, ptrdiff_t b)
+{
+    const ptrdiff_t longer = b < cut->n_longer ? b : cut->n_longer;
+    return b == cut->n_blocks ? cut->n_classes : (b * cut->n_groups + longer) * GROUP;
 }
 
 /* Where the first x in block is; there is one. */
@@ -298,8 +310,9 @@ static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
 }
 
 /* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row. */
-static void row_terms(const fastce_call *call, row_input *input, const row_scratch *scratch,
-                      const pending_row *pending, block_reader *reader, row_tile *rows, ptrdiff_t r)
+static void row_terms(const fastce_call *call, const row_blocks *cut, row_input *input,
+                      const row_scratch *scratch, const pending_row *pending, block_reader *reader,
+                      row_tile *rows, ptrdiff_t r)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const int64_t target = input->target;
@@ -313,14 +326,11 @@ static void row_terms(const fastce_call *call, row_input *input, const row_scrat
     double max = -__builtin_inf(), target_logit = 0;
     double extra = 0; /* terms of former maxima */
 
-    const ptrdiff_t n_blocks = (n_classes + BLOCK - 1) / BLOCK;
-    for (ptrdiff_t b = 0; b < n_blocks; b++) {
-        const ptrdiff_t start = block_start(n_classes, n_blocks, b);
-        const ptrdiff_t n = block_start(n_classes, n_blocks, b + 1) - start;
-        const int last = b + 1 == n_blocks; /* then comes the next row */
+    for (ptrdiff_t b = 0; b < cut->n_blocks; b++) {
+        const ptrdiff_t start = block_start(cut, b), n = block_start(cut, b + 1) - start;
+        const int last = b + 1 == cut->n_blocks; /* then comes the next row */
         const elem *ahead = last ? input->next_x : input->x + start + n;
-        const ptrdiff_t n_ahead = last ? block_start(n_classes, n_blocks, 1)
-                                       : block_start(n_classes, n_blocks, b + 2) - start - n;
+        const ptrdiff_t n_ahead = last ? block_start(cut, 1) : block_start(cut, b + 2) - start - n;
         const ptrdiff_t whole_ahead = ahead ? n_ahead / GROUP * GROUP : 0;
         real *block = reader->blocks[reader->current], *next = reader->blocks[!reader->current];
         vreal ahead_max = splat(HIDDEN);
@@ -520,6 +530,8 @@ static void evaluate_row(const fastce_call *call, const row_input *input, const 
 /* A thread's work on rows of many classes; pending are the rows of the batch before. */
 typedef struct {
     ptrdiff_t batch;
+    row_blocks cut;
+    size_t row_size, batch_row_size; /* of scratch, bytes */
     char *scratch;
     pending_row pending[TILE];
     row_input inputs[TILE];
@@ -531,6 +543,9 @@ typedef struct {
 static void start_worker(const fastce_call *call, int thread, row_worker *worker)
 {
     worker->batch = batch_rows(call);
+    worker->cut = cut_rows(call->n_classes);
+    worker->row_size = row_scratch_size(call->n_classes);
+    worker->batch_row_size = batch_row_size(call);
     worker->scratch = call->scratch + (size_t)thread * call->scratch_size;
     for (ptrdiff_t r = 0; r < worker->batch; r++) worker->pending[r].grad = NULL;
     worker->reader.held = NULL;
@@ -541,12 +556,11 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
 
 static row_scratch scratch_of(const fastce_call *call, const row_worker *worker, ptrdiff_t r)
 {
-    const size_t row_size = row_scratch_size(call->n_classes);
-    char *scratch = worker->scratch + (size_t)r * batch_row_size(call);
+    char *scratch = worker->scratch + (size_t)r * worker->batch_row_size;
     return (row_scratch){
         .terms = needs_terms(call) ? (real *)scratch : NULL,
-        .dense = is_dense(call) ? (real *)(scratch + row_size) : NULL,
-        .chain = call->softcap != 0 ? (real *)(scratch + 2 * row_size) : NULL,
+        .dense = is_dense(call) ? (real *)(scratch + worker->row_size) : NULL,
+        .chain = call->softcap != 0 ? (real *)(scratch + 2 * worker->row_size) : NULL,
     };
 }
 
@@ -642,7 +656,8 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             input->spread = call->smoothing / (double)count_seen(call, input);
             rows->weight[r] *= 1 - call->smoothing;
         }
-        row_terms(call, input, &scratch, &worker->pending[r], &worker->reader, rows, r);
+        row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader, rows,
+                  r);
         worker->pending[r].grad = NULL;
         if (!call->targets.data) rows->target_logit[r] = rows->max[r]; /* there is none */
     }
