@@ -18,6 +18,14 @@ INLINE int is_dense(const fastce_call *call)
     return call->probabilities.data || call->smoothing != 0;
 }
 
+/* Whether the dense part is one number in all classes: smoothing alone, as long as no class is hidden.  Not
+ * in double, where a row's sum of max - x would have to be exact. */
+INLINE int is_even(const fastce_call *call)
+{
+    return WIDE > 1 && call->smoothing != 0 && !call->probabilities.data && !call->class_weight
+           && !is_transformed(call) && !call->hess.data && call->loss < FASTCE_POLY1;
+}
+
 /* A vector of logits made into what the softmax sees; chain gets d z / d x without the scale. */
 INLINE vreal prepare_logits(const fastce_call *call, vreal x, vreal *chain)
 {

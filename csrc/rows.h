@@ -115,18 +115,19 @@ typedef struct {
     ptrdiff_t
         head; /* elements before the first aligned one: stores across lines take twice the time */
     int stream;
-    real factor;
+    real factor, less; /* grad is term * factor - less */
 } pending_row;
 
 /* Elements [from, to) of a pending gradient, less than a vector of them. */
 INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
 {
-    put_vector(row->grad, row->as_real, from, to - from, load_real(terms + from) * row->factor);
+    const vreal g = load_real(terms + from) * row->factor - row->less;
+    put_vector(row->grad, row->as_real, from, to - from, g);
 }
 
 INLINE void write_vector(const pending_row *row, const real *terms, ptrdiff_t j)
 {
-    const vreal g = load_real(terms + j) * row->factor;
+    const vreal g = load_real(terms + j) * row->factor - row->less;
     if (row->stream)
         store_stream((elem *)row->grad + j, g);
     else
@@ -244,7 +245,10 @@ INLINE size_t batch_row_size(const fastce_call *call)
 
 INLINE ptrdiff_t batch_rows(const fastce_call *call)
 {
-    const ptrdiff_t n = BATCH_BYTES / (ptrdiff_t)batch_row_size(call);
+    /* of even rows the rest of the scratch is hardly ever used */
+    const ptrdiff_t n
+        = BATCH_BYTES
+          / (ptrdiff_t)(is_even(call) ? row_scratch_size(call->n_classes) : batch_row_size(call));
     return n < 1 ? 1 : n > TILE ? TILE : n;
 }
 
@@ -263,6 +267,7 @@ typedef struct {
     ptrdiff_t where_stride;
     int64_t target;
     double spread; /* smoothing per class that is left */
+    int is_even;   /* so far; a hidden class makes it dense */
     ptrdiff_t top_at;
 } row_input;
 
@@ -317,12 +322,13 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     const ptrdiff_t n_classes = call->n_classes;
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
-    const int transformed = is_transformed(call), dense = is_dense(call);
+    const int transformed = is_transformed(call), dense = is_dense(call) && !input->is_even;
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
     reference ref = {0, 0};
     vreference vref = spread(splat(0));
     wide_exact_sum total = {splat_double(0), splat_double(0)};
+    wide_exact_sum logits = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), target_logit = 0;
     double extra = 0; /* terms of former maxima */
 
@@ -340,6 +346,14 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         }
         real block_max = largest_lane(reader->max);
         if (transformed || dense) block_max = prepare_block(call, input, start, n, block, scratch);
+        if (input->is_even) {
+            const ptrdiff_t whole = n / LANES * LANES;
+            for (ptrdiff_t j = 0; j < whole; j += LANES)
+                add_vector(&logits, *(const vreal *)(block + j));
+            const vinteger is_there = lane_numbers() < (integer)(n - whole);
+            if (whole < n)
+                add_vector(&logits, (vreal)(*(const vinteger *)(block + whole) & is_there));
+        }
         if (target >= start && target < start + n) target_logit = block[target - start];
 
         ptrdiff_t top_at = -1;
@@ -422,6 +436,10 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     if (dense) {
         rows->mass[r] = total_of(&mass);
         rows->gap[r] = total_of(&gap);
+    } else if (input->is_even) {
+        /* in double a sum of floats, and this difference, has 29 bits to spare */
+        rows->mass[r] = call->smoothing;
+        rows->gap[r] = input->spread * ((double)n_classes * max - sum_of_lanes(&logits));
     }
 }
 
@@ -603,7 +621,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         rows->top[r] /= TWO_TO_BIAS;
         rows->others[r] /= TWO_TO_BIAS;
     }
-    if (!is_plain(call)) {
+    if (!is_plain(call) && !input->is_even) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
         return;
     }
@@ -621,6 +639,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         .stream = stream,
         .head = (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size) / out_size),
         .factor = (real)factor,
+        .less = input->is_even ? (real)(rows->scale[r] * input->spread) : 0,
     };
 }
 
@@ -643,6 +662,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             .where = row_of(&run->where, first + r),
             .where_stride = run->where.class_stride,
             .target = targets[r],
+            .is_even = is_even(call),
             .top_at = -1,
         };
         const row_scratch scratch = scratch_of(call, worker, r);
@@ -653,12 +673,19 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             continue;
         }
         if (call->smoothing != 0) {
-            input->spread = call->smoothing / (double)count_seen(call, input);
+            const ptrdiff_t seen = input->is_even ? call->n_classes : count_seen(call, input);
+            input->spread = call->smoothing / (double)seen;
             rows->weight[r] *= 1 - call->smoothing;
         }
         row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader, rows,
                   r);
         worker->pending[r].grad = NULL;
+        if (input->is_even && rows->gap[r] - rows->gap[r] != 0) { /* -inf, or NaN */
+            input->is_even = 0;
+            input->spread = call->smoothing / (double)count_seen(call, input);
+            row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader,
+                      rows, r);
+        }
         if (!call->targets.data) rows->target_logit[r] = rows->max[r]; /* there is none */
     }
     for (ptrdiff_t r = 0; r < n; r += DOUBLES)
@@ -705,7 +732,7 @@ static void finish_worker(const fastce_call *call, row_worker *worker)
 static void cross_entropy_rows(fastce_call *call, int thread)
 {
     const int as_real = call->out_elem != OWN_ELEM;
-    const int stream = call->stream && is_plain(call) && !as_real;
+    const int stream = call->stream && (is_plain(call) || is_even(call)) && !as_real;
     row_worker worker;
     cursor next;
     start_worker(call, thread, &worker);
