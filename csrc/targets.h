@@ -103,10 +103,11 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
 {
     const int weighted = (call->class_weight && call->targets.data) || call->sample_weight;
     const int has_ignore = call->has_ignore_index;
+    const int64_t may_ignore = -(int64_t)has_ignore;
     int64_t targets[TILE];
     row_tile rows;
     ptrdiff_t there = 0;
-    exact_sum total = {0, 0};
+    wide_exact_sum total = {splat_double(0), splat_double(0)};
     for (ptrdiff_t first = 0; first < call->n_rows; first += call->run_length) {
         const row_run run = run_at(call, first / call->run_length);
         for (ptrdiff_t i = 0; i < call->run_length; i += TILE) {
@@ -114,12 +115,13 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
             if (call->targets.data) {
                 int64_t wrong = 0, ignored = 0;
                 read_targets(call, &run, i, n, targets);
-                for (ptrdiff_t k = 0; k < n; k++) {
-                    const int64_t is_ignored = has_ignore & (targets[k] == call->ignore_index);
-                    ignored += is_ignored;
-                    wrong |= !is_ignored & ((uint64_t)targets[k] >= (uint64_t)call->n_classes);
+                for (ptrdiff_t k = 0; k < n;
+                     k++) { /* by sign bits, which every ISA has vectors for */
+                    const int64_t is_ignored = -(targets[k] == call->ignore_index) & may_ignore;
+                    ignored -= is_ignored;
+                    wrong |= (targets[k] | (call->n_classes - 1 - targets[k])) & ~is_ignored;
                 }
-                for (ptrdiff_t k = 0; wrong && k < n; k++)
+                for (ptrdiff_t k = 0; wrong < 0 && k < n; k++)
                     if ((uint64_t)targets[k] >= (uint64_t)call->n_classes
                         && !(has_ignore && targets[k] == call->ignore_index))
                         return first + i + k;
@@ -130,15 +132,18 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
             }
             read_rows(call, &run, i, n, targets, &rows);
             for (ptrdiff_t k = 0; k < n; k++) there += targets[k] >= 0;
-            if (weighted)
-                for (ptrdiff_t k = 0; k < n; k++)
-                    if (targets[k] >= 0)
-                        add(&total,
-                            rows.sample_weight[k] * (call->targets.data ? rows.weight[k] : 1));
+            if (!weighted) continue;
+            _Alignas(64) double weights[TILE];
+            for (ptrdiff_t k = 0; k < n; k++) {
+                const double weight = call->targets.data ? rows.weight[k] : 1;
+                weights[k] = targets[k] >= 0 ? rows.sample_weight[k] * weight : 0;
+            }
+            for (ptrdiff_t k = n; k % DOUBLES; k++) weights[k] = 0;
+            for (ptrdiff_t k = 0; k < n; k += DOUBLES) add_wide(&total, doubles_at(weights, k));
         }
     }
     *n_there = there;
-    *weight_sum = weighted ? result(total.sum, total.lost) : (double)there;
+    *weight_sum = weighted ? total_of(&total) : (double)there;
     return -1;
 }
 
