@@ -118,11 +118,17 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
                 group_of(tile, n_classes, i)[j]
                     = load((const elem *)(source + j * class_stride) + i);
     } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
-        for (; i + LANES <= n; i += LANES) {
+        for (; i < n; i += LANES) {
             const elem *from = (const elem *)source + i * n_classes;
+            const ptrdiff_t left = n - i < LANES ? n - i : LANES;
             elem last[(FEW_CLASSES + 1) * LANES];
-            if ((n - i - LANES + n_ahead) * n_classes < LANES) /* too little to read beyond */
-                from = memcpy(last, from, (size_t)(LANES * n_classes) * sizeof(elem));
+            /* too few rows, or too little to read beyond the last */
+            if (left < LANES || (n - i - LANES + n_ahead) * n_classes < LANES) {
+                memcpy(last, from, (size_t)(left * n_classes) * sizeof(elem));
+                memset(last + left * n_classes, 0,
+                       (size_t)((LANES - left) * n_classes) * sizeof(elem));
+                from = last;
+            }
             rows_to_columns(from, n_classes, group_of(tile, n_classes, i));
         }
     }
@@ -160,6 +166,12 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
     } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
         for (; i + LANES <= n; i += LANES)
             columns_to_rows((elem *)out + i * n_classes, n_classes, group_of(tile, n_classes, i));
+        if (i < n) {
+            elem last[FEW_CLASSES * LANES];
+            columns_to_rows(last, n_classes, group_of(tile, n_classes, i));
+            memcpy((elem *)out + i * n_classes, last, (size_t)((n - i) * n_classes) * sizeof(elem));
+            i = n;
+        }
     }
     for (; i < n; i++)
         for (ptrdiff_t j = 0; j < n_classes; j++)

@@ -431,6 +431,8 @@ cdef void _set_rows(fastce_call *call, _rows *rows, PyObject **arrays, int axis)
     for k in range(N_ARRAYS):
         to[k].outer_strides = rows.strides[k]
         to[k].row_stride = rows.strides[k][n - 1] if n > 0 and arrays[k] != NULL else 0
+        if n == 0:  # a row alone lies as if others followed it, for whole vectors to read it
+            to[k].row_stride = to[k].class_stride * cnp.PyArray_DIM(logits, axis)
 
 
 # ---- the losses --------------------------------------------------------------------------------
