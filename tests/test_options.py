@@ -198,6 +198,28 @@ def test_smoothing_spreads_over_the_classes_left(dtype):
 
 
 @dtypes
+@pytest.mark.parametrize("n_classes", [10, 130, 2500])
+def test_smoothing_of_rows_with_and_without_classes_at_minus_infinity(n_classes, dtype, isa, rng):
+    """Long rows without one take a shorter way, whatever their neighbours take."""
+    x = (rng.normal(size=(9, n_classes)) * 3).astype(dtype)
+    x[1::3, 3::7] = -np.inf
+    x[5, n_classes - 1] = np.nan
+    y = rng.integers(0, n_classes // 7 + 1, 9) * 7 + 1
+    options = {"label_smoothing": 0.1, "reduction": "none"}
+    loss, grad = fastce.cross_entropy_with_grad(x, y, **options)
+    assert np.isnan(loss[5]) and np.isnan(grad[5]).all()
+    assert not grad[1::3, 3::7].any()
+    sound = np.arange(9) != 5
+    expected_loss, expected_grad, _ = reference.cross_entropy(x[sound], y[sound], **options)
+    assert_close(loss[sound], expected_loss, dtype)
+    assert_close(grad[sound], expected_grad, dtype)
+    for i in range(9):
+        alone, its_grad = fastce.cross_entropy_with_grad(x[i : i + 1], y[i : i + 1], **options)
+        np.testing.assert_array_equal(alone[0], loss[i])
+        np.testing.assert_array_equal(its_grad[0], grad[i])
+
+
+@dtypes
 def test_a_hidden_label_costs_infinity(dtype):
     x, kept = np.zeros((1, 3), dtype), np.array([[True, False, True]])
     for targets in ([1], np.array([[0, 1, 0]], dtype)):
