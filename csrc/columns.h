@@ -89,16 +89,16 @@ INLINE void columns_to_rows_by(const int some, ptrdiff_t j, elem *x, ptrdiff_t n
 /* Whole vectors, then what is left by halves and pieces. */
 INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, const vreal *group)
 {
-    enum { HALF = LANES / 2, SOME = ELEM_IS_REAL ? PIECE : LANES };
+    const int half = LANES / 2, some = ELEM_IS_REAL ? PIECE : LANES;
     ptrdiff_t j = n_classes / LANES * LANES, left = n_classes - j;
-    if (SOME == LANES || left > LANES - SOME) {
+    if (some == LANES || left > LANES - some) {
         if (left) columns_to_rows_by(LANES, j, x, n_classes, group);
     } else {
-        if (HALF > SOME && left > HALF) columns_to_rows_by(SOME, j + HALF, x, n_classes, group);
-        if (HALF > SOME && left > SOME)
-            columns_to_rows_by(HALF, j, x, n_classes, group);
+        if (half > some && left > half) columns_to_rows_by(some, j + half, x, n_classes, group);
+        if (half > some && left > some)
+            columns_to_rows_by(half, j, x, n_classes, group);
         else if (left)
-            columns_to_rows_by(SOME, j, x, n_classes, group);
+            columns_to_rows_by(some, j, x, n_classes, group);
     }
     while ((j -= LANES) >= 0) columns_to_rows_by(LANES, j, x, n_classes, group);
 }
