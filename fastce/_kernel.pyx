@@ -392,7 +392,7 @@ cdef void _set_rows(fastce_call *call, _rows *rows, PyObject **arrays, int axis)
     as through one are one; the innermost is the run. arrays[TARGETS] has no class axis."""
     cdef fastce_array *to[N_ARRAYS]
     cdef cnp.ndarray logits = <cnp.ndarray>arrays[LOGITS], array
-    cdef int n_dims = cnp.PyArray_NDIM(logits), n = 0, d, k, from_dim
+    cdef int n_dims = cnp.PyArray_NDIM(logits), n = 0, d, k, from_dim, last
     cdef ptrdiff_t length
     cdef bint joined
     to[:] = [&call.logits, &call.grad, &call.hess, &call.probabilities, &call.where, &call.targets]
@@ -428,11 +428,12 @@ cdef void _set_rows(fastce_call *call, _rows *rows, PyObject **arrays, int axis)
     call.n_outer = n - 1 if n > 0 else 0
     call.outer_shape = rows.shape
     call.run_length = rows.shape[n - 1] if n > 0 and call.n_rows else 1
+    last = n - 1 if n > 0 else 0
     for k in range(N_ARRAYS):
-        to[k].outer_strides = rows.strides[k]
-        to[k].row_stride = rows.strides[k][n - 1] if n > 0 and arrays[k] != NULL else 0
         if n == 0:  # a row alone lies as if others followed it, for whole vectors to read it
-            to[k].row_stride = to[k].class_stride * cnp.PyArray_DIM(logits, axis)
+            rows.strides[k][0] = to[k].class_stride * cnp.PyArray_DIM(logits, axis)
+        to[k].outer_strides = rows.strides[k]
+        to[k].row_stride = rows.strides[k][last] if arrays[k] != NULL else 0
 
 
 # ---- the losses --------------------------------------------------------------------------------
