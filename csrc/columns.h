@@ -508,6 +508,13 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
     for (ptrdiff_t i = 0; i < n && call->loss < FASTCE_SOFTMAX; i += DOUBLES)
         if (any((vinteger)are_tiny(doubles_at(rows->factor, i))))
             shrink_terms(tile, n_classes, i, rows);
+    /* where one class is all there is: 1, not what roundings make of it */
+    for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_SOFTMAX; i++)
+        if (rows->others[i] == 0) {
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                *cell(tile, n_classes, i, j) = *cell(tile, n_classes, i, j) > 0;
+            rows->factor[i] = 1;
+        }
     if (call->losses)
         for (ptrdiff_t i = 0; i < n; i++)
             ((real *)call->losses)[run->first + first + i] = (real)rows->loss[i];

@@ -86,6 +86,7 @@ static void primitive_epilogue(row_tile *rows, ptrdiff_t n)
         const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
         const vdouble others = doubles_at(rows->others, i) + (max - max); /* +-inf: NaN */
         const vdouble log_sum = log_of_sum(top, others, (vdouble *)(rows->factor + i));
+        *(vdouble *)(rows->others + i) = others;
         *(vdouble *)(rows->scale + i) = log_sum;
         *(vdouble *)(rows->loss + i) = max + log_sum;
     }

@@ -625,6 +625,8 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
         return;
     }
+    if (call->loss == FASTCE_SOFTMAX && rows->others[r] == 0) /* 1, whatever roundings make of it */
+        scratch.terms[input->top_at] = (real)(rows->factor[r] = 1);
     const double factor = rows->factor[r];
     const size_t out_size = as_real ? sizeof(real) : sizeof(elem);
     if (call->loss != FASTCE_SOFTMAX)

@@ -112,3 +112,14 @@ def test_bad_arguments(name):
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             primitive(*arguments, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [1, 2, 10, 112, 113, 3000])
+def test_the_softmax_of_one_class_that_is_seen_is_one(n_classes, dtype, isa, rng):
+    x = np.full((200, n_classes), -inf, dtype)
+    seen = np.arange(200), rng.integers(0, n_classes, 200)
+    x[seen] = rng.normal(size=200) * 30
+    expected = np.zeros_like(x)
+    expected[seen] = 1
+    np.testing.assert_array_equal(fastce.softmax(x), expected)
