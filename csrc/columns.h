@@ -94,8 +94,8 @@ INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, const vreal *group)
     if (some == LANES || left > LANES - some) {
         if (left) columns_to_rows_by(LANES, j, x, n_classes, group);
     } else {
-        if (half > some && left > half) columns_to_rows_by(some, j + half, x, n_classes, group);
-        if (half > some && left > some)
+        if (left > half) columns_to_rows_by(some, j + half, x, n_classes, group);
+        if (left > some)
             columns_to_rows_by(half, j, x, n_classes, group);
         else if (left)
             columns_to_rows_by(some, j, x, n_classes, group);
@@ -237,9 +237,9 @@ INLINE void column_terms(vreal *group, ptrdiff_t n_classes, ptrdiff_t i, const i
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vreal x = group[j];
         const vreal e = exp_terms(x - shift, &ref);
-        const vinteger is_max = x == max, column = (integer)j - (vinteger){0};
-        target_logit = select_equal(target, column, x, target_logit);
-        target_term = select_equal(target, column, e, target_term);
+        const vinteger is_max = x == max;
+        target_logit = select_equal(target, j, x, target_logit);
+        target_term = select_equal(target, j, e, target_term);
         ties -= is_max;
         group[j] = e;
         add_vector(&total, (vreal)((vinteger)e & ~is_max));
@@ -265,10 +265,7 @@ static void shrink_terms(real *tile, ptrdiff_t n_classes, ptrdiff_t i, row_tile 
         if (is_tiny(rows->factor[r])) {
             for (ptrdiff_t j = 0; j < n_classes; j++)
                 *cell(tile, n_classes, r, j) *= (real)(1 / TWO_TO_BIAS);
-            rows->factor[r] *= TWO_TO_BIAS;
-            rows->cross[r] *= TWO_TO_BIAS;
-            rows->top[r] /= TWO_TO_BIAS;
-            rows->others[r] /= TWO_TO_BIAS;
+            shrink_row(rows, r);
         }
 }
 
@@ -497,14 +494,13 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             }
     for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
-        if (rows->max[i] - rows->max[i] != 0)
-            for (ptrdiff_t j = 0; j < n_classes; j++) /* as infinite_logsumexp in rows.h */
-            {
+        if (rows->max[i] - rows->max[i] != 0) { /* as infinite_logsumexp in rows.h */
+            rows->loss[i] = rows->max[i];
+            for (ptrdiff_t j = 0; j < n_classes; j++) {
                 const double z = *cell(more->logits, n_classes, i, j);
-                rows->loss[i] = j && rows->loss[i] != rows->loss[i] ? rows->loss[i]
-                                : z != z                            ? z
-                                                                    : rows->max[i];
+                if (z != z) rows->loss[i] = z;
             }
+        }
     for (ptrdiff_t i = 0; i < n && call->loss < FASTCE_SOFTMAX; i += DOUBLES)
         if (any((vinteger)are_tiny(doubles_at(rows->factor, i))))
             shrink_terms(tile, n_classes, i, rows);
@@ -535,10 +531,8 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             const vreal target_grad = narrow(rows->target_grad + i);
             const vinteger target = *(const vinteger *)(wanted + i);
             vreal *group = group_of(tile, n_classes, i);
-            for (ptrdiff_t j = 0; j < n_classes; j++) {
-                const vinteger column = (integer)j - (vinteger){0};
-                group[j] = select_equal(target, column, target_grad, group[j] * factor);
-            }
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                group[j] = select_equal(target, j, target_grad, group[j] * factor);
         }
     }
     if (out)

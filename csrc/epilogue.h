@@ -79,17 +79,22 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble rest, vd
     }
 }
 
-/* The same for what has no targets: factor makes terms probabilities, scale is log(total / top). */
-static void primitive_epilogue(row_tile *rows, ptrdiff_t n)
+/* 1 / total and log(total / top) of rows; a maximum of +-inf makes a row NaN. */
+INLINE void log_sums(row_tile *rows, ptrdiff_t n, double *inverse, double *log_sum)
 {
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
-        const vdouble others = doubles_at(rows->others, i) + (max - max); /* +-inf: NaN */
-        const vdouble log_sum = log_of_sum(top, others, (vdouble *)(rows->factor + i));
+        const vdouble others = doubles_at(rows->others, i) + (max - max);
         *(vdouble *)(rows->others + i) = others;
-        *(vdouble *)(rows->scale + i) = log_sum;
-        *(vdouble *)(rows->loss + i) = max + log_sum;
+        *(vdouble *)(log_sum + i) = log_of_sum(top, others, (vdouble *)(inverse + i));
     }
+}
+
+/* The same for what has no targets: factor makes terms probabilities, scale is log(total / top). */
+static void primitive_epilogue(row_tile *rows, ptrdiff_t n)
+{
+    log_sums(rows, n, rows->factor, rows->scale);
+    for (ptrdiff_t i = 0; i < n; i++) rows->loss[i] = rows->max[i] + rows->scale[i];
 }
 
 static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
@@ -101,14 +106,8 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
     }
     const int dense = call->probabilities.data || call->smoothing != 0;
     _Alignas(64) double inverse_total[TILE], log_ratio[TILE];
-    /* Two loops, not one: a chain of everything is longer than the CPU looks ahead. */
-    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
-        const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
-        /* a maximum of +-inf makes the row NaN */
-        const vdouble others = doubles_at(rows->others, i) + (max - max);
-        *(vdouble *)(rows->others + i) = others;
-        *(vdouble *)(log_ratio + i) = log_of_sum(top, others, (vdouble *)(inverse_total + i));
-    }
+    log_sums(rows, n, inverse_total, log_ratio); /* not in the loop below: a chain of everything is
+                                                    longer than the CPU looks ahead */
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble max = doubles_at(rows->max, i);
         const vdouble target_logit = doubles_at(rows->target_logit, i);
@@ -169,6 +168,15 @@ INLINE int is_tiny(double factor)
 INLINE vlong are_tiny(vdouble factor)
 {
     return (factor != 0) & (factor < TINY_FACTOR) & (factor > -TINY_FACTOR);
+}
+
+/* What goes with a row's terms, as they go down. */
+INLINE void shrink_row(row_tile *rows, ptrdiff_t r)
+{
+    rows->factor[r] *= TWO_TO_BIAS;
+    rows->cross[r] *= TWO_TO_BIAS;
+    rows->top[r] /= TWO_TO_BIAS;
+    rows->others[r] /= TWO_TO_BIAS;
 }
 
 /* A sum in double that keeps what its roundings lose (Knuth's two-sum), of numbers or of lanes. */

@@ -45,16 +45,12 @@ INLINE void add_vector(wide_exact_sum *total, vreal x)
 #endif
 }
 
-/* The same for a group in memory. */
+/* The same for a group of floats in memory. */
 INLINE void add_group(wide_exact_sum *total, const real *x)
 {
     for (int i = 0; i < GROUP; i += LANES) {
-#if !defined(FASTCE_f64)
         total->sum += widen_at(x + i, 0);
         total->lost += widen_at(x + i, 1);
-#else
-        add_wide(total, *(const vreal *)(x + i));
-#endif
     }
 }
 
@@ -312,6 +308,11 @@ static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
         seen += (get(row->x + j) != HIDDEN)
                 & (!row->where || row->where[j * row->where_stride] != 0);
     return seen;
+}
+
+INLINE double spread_of(const fastce_call *call, const row_input *row)
+{
+    return call->smoothing / (double)(row->is_even ? call->n_classes : count_seen(call, row));
 }
 
 /* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row. */
@@ -616,10 +617,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     if (call->loss < FASTCE_SOFTMAX && is_tiny(rows->factor[r])) {
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
             *(vreal *)(scratch.terms + j) *= (real)(1 / TWO_TO_BIAS);
-        rows->factor[r] *= TWO_TO_BIAS;
-        rows->cross[r] *= TWO_TO_BIAS;
-        rows->top[r] /= TWO_TO_BIAS;
-        rows->others[r] /= TWO_TO_BIAS;
+        shrink_row(rows, r);
     }
     if (!is_plain(call) && !input->is_even) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
@@ -675,8 +673,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             continue;
         }
         if (call->smoothing != 0) {
-            const ptrdiff_t seen = input->is_even ? call->n_classes : count_seen(call, input);
-            input->spread = call->smoothing / (double)seen;
+            input->spread = spread_of(call, input);
             rows->weight[r] *= 1 - call->smoothing;
         }
         row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader, rows,
@@ -684,7 +681,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         worker->pending[r].grad = NULL;
         if (input->is_even && rows->gap[r] - rows->gap[r] != 0) { /* -inf, or NaN */
             input->is_even = 0;
-            input->spread = call->smoothing / (double)count_seen(call, input);
+            input->spread = spread_of(call, input);
             row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader,
                       rows, r);
         }

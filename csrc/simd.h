@@ -109,15 +109,16 @@ INLINE vreal select_real(vinteger mask, vreal yes, vreal no)
     return (vreal)(((vinteger)yes & mask) | ((vinteger)no & ~mask));
 }
 
-/* yes where a is b, else no. */
-INLINE vreal select_equal(vinteger a, vinteger b, vreal yes, vreal no)
+/* yes where a is n, else no. */
+INLINE vreal select_equal(vinteger a, ptrdiff_t n, vreal yes, vreal no)
 {
 #if defined(__AVX512F__) && !defined(FASTCE_f64)
-    return _mm512_mask_mov_ps(no, _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b), yes);
+    return _mm512_mask_mov_ps(no, _mm512_cmpeq_epi32_mask((__m512i)a, _mm512_set1_epi32((int)n)),
+                              yes);
 #elif defined(__AVX512F__)
-    return _mm512_mask_mov_pd(no, _mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b), yes);
+    return _mm512_mask_mov_pd(no, _mm512_cmpeq_epi64_mask((__m512i)a, _mm512_set1_epi64(n)), yes);
 #else
-    return select_real(a == b, yes, no);
+    return select_real(a == (integer)n, yes, no);
 #endif
 }
 
@@ -321,11 +322,9 @@ INLINE vdouble widen(vreal v, int part)
 /* The same from memory, aligned to VECTOR_BYTES, which saves moving a part to where it is converted. */
 INLINE vdouble widen_at(const real *x, int part)
 {
-#if defined(FASTCE_f64)
-    return widen(*(const vreal *)x, part);
-#elif defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(FASTCE_f64)
     return _mm512_cvtps_pd(_mm256_load_ps(x + part * DOUBLES));
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && !defined(FASTCE_f64)
     return _mm256_cvtps_pd(_mm_load_ps(x + part * DOUBLES));
 #else
     return widen(*(const vreal *)x, part);

@@ -103,7 +103,6 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
 {
     const int weighted = (call->class_weight && call->targets.data) || call->sample_weight;
     const int has_ignore = call->has_ignore_index;
-    const int64_t may_ignore = -(int64_t)has_ignore;
     int64_t targets[TILE];
     row_tile rows;
     ptrdiff_t there = 0;
@@ -115,11 +114,11 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
             if (call->targets.data) {
                 int64_t wrong = 0, ignored = 0;
                 read_targets(call, &run, i, n, targets);
-                for (ptrdiff_t k = 0; k < n;
-                     k++) { /* by sign bits, which every ISA has vectors for */
-                    const int64_t is_ignored = -(targets[k] == call->ignore_index) & may_ignore;
-                    ignored -= is_ignored;
-                    wrong |= (targets[k] | (call->n_classes - 1 - targets[k])) & ~is_ignored;
+                /* by sign bits, which every ISA has vectors for */
+                for (ptrdiff_t k = 0; k < n; k++) {
+                    const int64_t is_ignored = has_ignore & (targets[k] == call->ignore_index);
+                    ignored += is_ignored;
+                    wrong |= (targets[k] | (call->n_classes - 1 - targets[k])) & (is_ignored - 1);
                 }
                 for (ptrdiff_t k = 0; wrong < 0 && k < n; k++)
                     if ((uint64_t)targets[k] >= (uint64_t)call->n_classes
