@@ -181,6 +181,15 @@ INLINE vreal exp_terms(vreal d, const vreference *ref)
 #endif
 }
 
+/* One term, with the bits that it has in a vector of others.  Behind the compiler's back: where it sees that
+ * all lanes are equal, it multiplies one of them by itself and adds in a vector, which rounds twice. */
+INLINE real exp_term(real d, const vreference *ref)
+{
+    vreal all = splat(d);
+    __asm__("" : "+m"(all));
+    return exp_terms(all, ref)[0];
+}
+
 /* exp(d) * 2^(BIAS - power) * KAPPA in double, for d of any size; NaN or inf give anything. */
 INLINE vdouble exact_terms(vdouble d, vdouble power)
 {

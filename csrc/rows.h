@@ -6,8 +6,8 @@
  * the gradient is one multiplication per term.  That is done while the next row is being read, group
  * by group, so that memory is read and written at an even pace under the arithmetic.
  *
- * The row's largest element is left out of the sum (its term is `top`, in double), for others / top
- * must be exact also where it is tiny: sum - top would cancel.
+ * The row's largest element is taken out of the sum (in the loss its term is `top`, in double), and where
+ * that would cancel, for others / top must be exact also where it is tiny, they are added up without it.
  *
  * Rows go by batches, each with terms of its own, so that the epilogue, whose latency is that of 400
  * elements, serves several rows at once. */
@@ -54,9 +54,9 @@ INLINE void add_group(wide_exact_sum *total, const real *x)
     }
 }
 
-/* All lanes of a sum.  Doubles have no bits to spare: three roundings here would take a confident row's
- * loss past its 4 ulp. */
-INLINE double sum_of_lanes(const wide_exact_sum *total)
+/* All lanes of a sum, less a term that is one of them.  Doubles have no bits to spare: three roundings here
+ * would take a confident row's loss past its 4 ulp. */
+INLINE double sum_of_lanes(const wide_exact_sum *total, double less)
 {
 #if !defined(FASTCE_f64)
     const vdouble both = total->sum + total->lost;
@@ -64,7 +64,7 @@ INLINE double sum_of_lanes(const wide_exact_sum *total)
     memcpy(lanes, &both, sizeof both);
     for (int width = DOUBLES / 2; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-    return lanes[0];
+    return lanes[0] - less;
 #else
     wide_exact_sum all = *total;
     for (int s = LANES / 2; s; s /= 2) {
@@ -72,9 +72,19 @@ INLINE double sum_of_lanes(const wide_exact_sum *total)
         all.lost += __builtin_shuffle(all.lost, other);
         add_wide(&all, __builtin_shuffle(all.sum, other));
     }
-    return all.sum[0] + all.lost[0];
+    return (all.sum[0] - less) + all.lost[0];
 #endif
 }
+
+/* Others that are so small a part of a block's largest term are added up without it.  One rounding of
+ * floats in double is 2^-53 of it, a block has 64 in a lane and 4 of the lanes: with 2^-20 they stay below
+ * 2^-26.9 of the others, an eighth of their last bit.  Doubles lose 2^-94 of it, at most 2^-58 of the
+ * others. */
+#if !defined(FASTCE_f64)
+#define CROWDED_OUT 0x1p-20
+#else
+#define CROWDED_OUT 0x1p-36
+#endif
 
 /* The term of x in double, times 2^lift. */
 INLINE double exact_term(double x, double lift, const reference *ref)
@@ -220,6 +230,23 @@ INLINE ptrdiff_t find(const real *block, real x)
     }
 }
 
+/* The sum of a block's terms without the largest, which would take the others' last bits with it.  It is
+ * found only now: to find every row's maximum and hide it before the terms are computed takes a misprediction
+ * and a load that waits for a store, 17 ns a row. */
+static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
+{
+    wide_exact_sum sum = {splat_double(0), splat_double(0)};
+    vreal largest = splat(0);
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        largest = maximum(*(const vreal *)(terms + j), largest);
+    const real top = largest_lane(largest);
+    *top_at = find(terms, top);
+    terms[*top_at] = 0;
+    for (ptrdiff_t j = 0; j < n; j += LANES) add_vector(&sum, *(const vreal *)(terms + j));
+    terms[*top_at] = top;
+    return sum_of_lanes(&sum, 0);
+}
+
 /* Whether a row's terms are read again after its sum is known. */
 INLINE int needs_terms(const fastce_call *call)
 {
@@ -323,6 +350,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     const ptrdiff_t n_classes = call->n_classes;
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
+    const int needs_top = !is_plain(call) && !input->is_even;
     const int transformed = is_transformed(call), dense = is_dense(call) && !input->is_even;
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
@@ -331,7 +359,8 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     wide_exact_sum logits = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), target_logit = 0;
-    double extra = 0; /* terms of former maxima */
+    double others = 0; /* but for those in total */
+    real top_term = 0;
 
     for (ptrdiff_t b = 0; b < cut->n_blocks; b++) {
         const ptrdiff_t start = block_start(cut, b), n = block_start(cut, b + 1) - start;
@@ -357,13 +386,9 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         }
         if (target >= start && target < start + n) target_logit = block[target - start];
 
-        ptrdiff_t top_at = -1;
-        if (block_max > max) {
-            if (max > -__builtin_inf()) { /* the former maximum is one of the others */
-                const double top = exact_term(max, 0, &ref);
-                extra += top;
-                if (keep_terms) terms[input->top_at] = (real)top;
-            }
+        const int has_top = block_max > max;
+        if (has_top) {
+            others += top_term; /* the former maximum is one of them */
             const double power = __builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
             if (max == -__builtin_inf() || power - (double)ref.power > HEADROOM) {
                 /* the terms so far are too small for the new maximum: a new reference */
@@ -377,7 +402,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                         = exact_term(old_shift, (double)old_power - BIAS, &ref) / KAPPA;
                     total.sum *= change;
                     total.lost *= change;
-                    extra *= change;
+                    others *= change;
                     if (keep_terms)
                         for (ptrdiff_t j = 0; j < start; j += LANES)
                             *(vreal *)(terms + j) *= (real)change;
@@ -386,19 +411,18 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             if (dense && max > -__builtin_inf())
                 add_wide(&gap, (mass.sum + mass.lost) * (block_max - max));
             max = block_max;
-            top_at = find(block, block_max);
-            input->top_at = start + top_at;
+            input->top_at = needs_top ? start + find(block, max) : -1;
         }
         if (dense)
             for (ptrdiff_t j = 0; j < n; j += LANES)
                 for (int w = 0; w < WIDE; w++)
                     add_gap(*(const vreal *)(scratch->dense + start + j),
                             *(const vreal *)(block + j), splat_double(max), w, &mass, &gap);
-        if (top_at >= 0) block[top_at] = HIDDEN;
         if (ref.shift != 0)
             for (ptrdiff_t j = 0; j < n; j += LANES) *(vreal *)(block + j) -= ref.shift;
 
         real *to = keep_terms ? terms + start : block;
+        wide_exact_sum sum = {splat_double(0), splat_double(0)};
         for (ptrdiff_t j = 0; j < n; j += GROUP) {
             if (pending->grad && (start + j) % BURST == 0)
                 write_burst(pending, terms, start + j, n_classes);
@@ -406,16 +430,27 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             vreal e[4];
             for (int i = 0; i < 4; i++)
                 e[i] = exp_terms(*(const vreal *)(block + j + i * LANES), &vref);
-            if (keep_terms || WIDE > 1)
-                for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
+            for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
             /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
              * chain of term, conversion and sum is long: 0.95 of the time; of doubles 1.02. */
             if (WIDE == 1)
-                for (int i = 0; i < 4; i++) add_vector(&total, e[i]);
+                for (int i = 0; i < 4; i++) add_vector(&sum, e[i]);
             else if (j)
-                add_group(&total, to + j - GROUP);
+                add_group(&sum, to + j - GROUP);
         }
-        if (WIDE > 1) add_group(&total, to + (n - 1) / GROUP * GROUP);
+        if (WIDE > 1) add_group(&sum, to + (n - 1) / GROUP * GROUP);
+        if (has_top) {
+            top_term = exp_term(max - ref.shift, &vref);
+            double left = sum_of_lanes(&sum, top_term);
+            if (left < CROWDED_OUT * top_term) {
+                left = sum_of_others(to, n, &input->top_at);
+                input->top_at += start;
+            }
+            others += left;
+        } else {
+            add_wide(&total, sum.sum);
+            add_wide(&total, sum.lost);
+        }
         if (ahead) {
             const ptrdiff_t done = (n + GROUP - 1) / GROUP * GROUP;
             load_rest(ahead, done < whole_ahead ? done : whole_ahead, n_ahead, next, &ahead_max);
@@ -428,7 +463,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     rows->shift[r] = ref.shift;
     rows->power[r] = ref.power;
     rows->target_logit[r] = target_logit;
-    rows->others[r] = sum_of_lanes(&total) + extra;
+    rows->others[r] = sum_of_lanes(&total, 0) + others;
     rows->target_term[r] = 0; /* at the top it is not used */
     if (keep_terms)
         rows->target_term[r] = terms[target];
@@ -440,7 +475,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     } else if (input->is_even) {
         /* in double a sum of floats, and this difference, has 29 bits to spare */
         rows->mass[r] = call->smoothing;
-        rows->gap[r] = input->spread * ((double)n_classes * max - sum_of_lanes(&logits));
+        rows->gap[r] = input->spread * ((double)n_classes * max - sum_of_lanes(&logits, 0));
     }
 }
 
@@ -692,15 +727,12 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             doubles_at(rows->max, r) - doubles_at(rows->shift, r), doubles_at(rows->power, r));
     for (ptrdiff_t r = 0; r < n; r++) {
         const row_scratch scratch = scratch_of(call, worker, r);
-        const ptrdiff_t top_at = worker->inputs[r].top_at;
-        if (!scratch.terms || targets[r] < 0) continue;
-        if (top_at >= 0) scratch.terms[top_at] = (real)rows->top[r];
-        if (call->loss == FASTCE_POLY1 && is_dense(call)) {
+        if (call->loss == FASTCE_POLY1 && is_dense(call) && targets[r] >= 0) {
             wide_exact_sum overlap = {splat_double(0), splat_double(0)};
             for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
                 add_vector(&overlap, *(const vreal *)(scratch.dense + j)
                                          * *(const vreal *)(scratch.terms + j));
-            rows->overlap[r] = sum_of_lanes(&overlap);
+            rows->overlap[r] = sum_of_lanes(&overlap, 0);
         }
     }
     epilogue(call, rows, n);

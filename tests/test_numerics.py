@@ -105,6 +105,29 @@ def test_a_confident_row_keeps_its_small_loss(n_classes, dtype, isa):
 
 
 @cache
+def rows_with_a_lone_top(n_rows, n_classes, dtype):
+    """Others are 2**-5 to 2**-45 (2**-60) of the top, which may come in any block, after others."""
+    rng = np.random.default_rng(n_classes)
+    x = rng.normal(size=(n_rows, n_classes))
+    gaps = rng.uniform(3.5, 31 if dtype == np.float32 else 42, n_rows) + np.log(n_classes)
+    rows, y = np.arange(n_rows), rng.integers(0, n_classes, n_rows)
+    x[rows, y] = gaps
+    x = x.astype(dtype)
+    return x, y, *reference.cross_entropy(x, y, reduction="none")[:2]
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(2000, 200), (300, 2100)], ids=str)
+def test_others_are_exact_where_the_top_crowds_them_out(shape, dtype, isa):
+    x, y, expected_loss, expected_grad = rows_with_a_lone_top(*shape, dtype)
+    loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, expected_grad, dtype) <= GRAD_ULP[dtype]
+    alone = fastce.cross_entropy(x, y, reduction="none")
+    np.testing.assert_array_equal(alone, loss)
+
+
+@cache
 def many_confident_rows(n_rows, n_classes, dtype):
     rng = np.random.default_rng([n_rows, n_classes])
     x = (10 * rng.normal(size=(n_rows, n_classes))).astype(dtype)
