@@ -245,14 +245,14 @@ INLINE void column_terms(vreal *group, ptrdiff_t n_classes, ptrdiff_t i, const i
         add_vector(&total, (vreal)((vinteger)e & ~is_max));
     }
     const vreal more_ties = __builtin_convertvector(ties, vreal) - (real)1;
+    vdouble tops[WIDE];
+    top_terms(from_shift, power, &ref, tops);
     for (int w = 0; w < WIDE; w++) {
-        const vdouble wide_max = widen(max, w);
-        const vdouble top = exact_terms(wide_max - widen(shift, w), widen(power, w));
         double *to = rows->others + i + w * DOUBLES;
         const vdouble others = WIDE == 1 ? total.sum + total.lost : w ? total.lost : total.sum;
-        *(vdouble *)to = others + widen(more_ties, w) * top;
-        *(vdouble *)(rows->max + i + w * DOUBLES) = wide_max;
-        *(vdouble *)(rows->top + i + w * DOUBLES) = top;
+        *(vdouble *)to = others + widen(more_ties, w) * tops[w];
+        *(vdouble *)(rows->max + i + w * DOUBLES) = widen(max, w);
+        *(vdouble *)(rows->top + i + w * DOUBLES) = tops[w];
         *(vdouble *)(rows->target_logit + i + w * DOUBLES) = widen(target_logit, w);
         *(vdouble *)(rows->target_term + i + w * DOUBLES) = widen(target_term, w);
     }
