@@ -755,7 +755,7 @@ static void finish_worker(const fastce_call *call, row_worker *worker)
 {
     for (ptrdiff_t r = 0; r < worker->batch; r++)
         write_pending(&worker->pending[r], scratch_of(call, worker, r).terms, call->n_classes);
-    store_fence();
+    if (call->stream) store_fence();
 }
 
 /* Rows whose classes are contiguous in every array.  A chunk is claimed one batch early, so that its

@@ -1,4 +1,8 @@
-"""Softmax cross-entropy: signatures and what they promise; arguments are checked in _kernel.pyx."""
+# cython: language_level=3, annotation_typing=False, freethreading_compatible=True
+"""Softmax cross-entropy: signatures and what they promise; arguments are checked in _kernel.pyx.
+
+Compiled by setup.py for the sake of small calls, and plain Python for everybody else.
+"""
 
 from typing import Any, Literal
 
