@@ -305,6 +305,32 @@ except KeyboardInterrupt:
     assert done.stdout.split() == ["50", "True", "True", "True", "interrupted"], done.stderr
 
 
+def test_a_helper_leaves_the_callers_cpu(python):
+    """Where both would only take turns; made on one CPU, it may use what the caller may later."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs, and a system that tells them")
+    done = python(
+        FORK
+        + """
+import time
+cpus = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, cpus[:1])
+others = set(os.listdir("/proc/self/task"))
+print(right(2))
+(helper,) = set(os.listdir("/proc/self/task")) - others
+end = time.monotonic() + 20
+while os.sched_getaffinity(int(helper)) == {cpus[0]} and time.monotonic() < end:
+    os.sched_setaffinity(0, cpus[:1])  # to this one,
+    os.sched_setaffinity(0, cpus)  # where it stays as long as nobody else wants it
+    for _ in range(10):
+        right(2)
+print(os.sched_getaffinity(int(helper)) == set(cpus[1:]))
+""",
+        OPENBLAS_NUM_THREADS="1",
+    )
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 def test_the_process_ends_while_helpers_sleep(python):
     done = python(FORK + "print(right(8)); sys.exit(3)")
     assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 3)
