@@ -316,10 +316,11 @@ static void compute_part(const fastce_binary_call *call, ptrdiff_t n, part_array
     }
 }
 
-INLINE int claim_elements(fastce_binary_call *call, ptrdiff_t *chunk, ptrdiff_t *n, place *at)
+INLINE int claim_elements(fastce_binary_call *call, int thread, ptrdiff_t *chunk, ptrdiff_t *n,
+                          place *at)
 {
-    *chunk = atomic_fetch_add_explicit(&call->next_chunk, 1, memory_order_relaxed);
-    if (*chunk >= call->n_chunks) return 0;
+    *chunk = claim(&call->work, thread);
+    if (*chunk < 0) return 0;
     const ptrdiff_t first = *chunk * CHUNK_OF_PARTS, left = call->n_elements - first;
     *n = left < CHUNK_OF_PARTS ? left : CHUNK_OF_PARTS;
     *at = place_of(call, first);
@@ -334,8 +335,7 @@ static void check_binary(fastce_binary_call *call, int thread)
     ptrdiff_t chunk, n;
     place at;
     part_arrays part;
-    (void)thread;
-    while (claim_elements(call, &chunk, &n, &at)) {
+    while (claim_elements(call, thread, &chunk, &n, &at)) {
         wide_exact_sum total = {splat_double(0), splat_double(0)};
         vlong wrong = total.sum != 0;
         for (ptrdiff_t done = 0; done < n;) {
@@ -370,9 +370,8 @@ static void compute_binary(fastce_binary_call *call, int thread)
     ptrdiff_t chunk, n;
     place at;
     part_arrays part;
-    (void)thread;
     memset(&part, 0, sizeof part); /* the lanes after the last element are computed too */
-    while (claim_elements(call, &chunk, &n, &at)) {
+    while (claim_elements(call, thread, &chunk, &n, &at)) {
         wide_exact_sum total = {splat_double(0), splat_double(0)};
         for (ptrdiff_t done = 0; done < n;) {
             const ptrdiff_t size = n - done < PART ? n - done : PART;

@@ -25,6 +25,24 @@ static double sum_in_order(const double *terms, ptrdiff_t n)
     return sum + lost;
 }
 
+static int useful_threads(int n_threads, ptrdiff_t n_chunks)
+{
+    if ((ptrdiff_t)n_threads > n_chunks) n_threads = (int)n_chunks;
+    return n_threads < 1 ? 1 : n_threads;
+}
+
+/* One part for each thread, but one for all where nothing stays in a cache: threads that are far apart in
+ * memory took 1.05 times as long there. */
+static void share(fastce_work *work, ptrdiff_t n_chunks, int n_threads, int stream)
+{
+    const int most = stream ? 1 : FASTCE_MOST_PARTS;
+    work->n_parts = n_threads < most ? n_threads : most;
+    for (int i = 0; i < work->n_parts; i++) {
+        atomic_store_explicit(&work->next[i], i ? work->end[i - 1] : 0, memory_order_relaxed);
+        work->end[i] = i + 1 < work->n_parts ? n_chunks * (i + 1) / work->n_parts : n_chunks;
+    }
+}
+
 static void run_kernel(void *arg, int thread)
 {
     fastce_call *call = arg;
@@ -36,8 +54,7 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
     double few_sums[128]; /* small calls allocate nothing */
     void *sums = NULL, *scratch = NULL;
 
-    if ((ptrdiff_t)n_threads > call->n_chunks) n_threads = (int)call->n_chunks;
-    if (n_threads < 1) n_threads = 1;
+    n_threads = useful_threads(n_threads, call->n_chunks);
     call->sums = few_sums;
     if (call->n_sums > 64) call->sums = sums = malloc((size_t)call->n_sums * 2 * sizeof(double));
     if (call->scratch_size) {
@@ -46,7 +63,7 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
     }
     const int failed = !call->sums || (call->scratch_size && !scratch);
     if (!failed) {
-        atomic_store(&call->next_chunk, 0);
+        share(&call->work, call->n_chunks, n_threads, call->stream);
         fastce_parallel(run_kernel, call, n_threads);
         *loss_sum = sum_in_order(call->sums, 2 * call->n_sums);
     }
@@ -73,13 +90,13 @@ int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double
     double few_sums[64];
     void *sums = NULL;
     call->kernels->plan_binary(call);
-    if ((ptrdiff_t)n_threads > call->n_chunks) n_threads = (int)call->n_chunks;
+    n_threads = useful_threads(n_threads, call->n_chunks);
     call->sums = few_sums;
     if (call->n_chunks > 32)
         call->sums = sums = malloc((size_t)call->n_chunks * 2 * sizeof(double));
     const int failed = !call->sums;
     if (!failed) {
-        atomic_store(&call->next_chunk, 0);
+        share(&call->work, call->n_chunks, n_threads, call->stream);
         fastce_parallel(check ? run_check_binary : run_binary, call, n_threads);
         *sum = sum_in_order(call->sums, 2 * call->n_chunks);
     }

@@ -552,7 +552,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
     if (!is_plain(call))
         more = (option_tiles *)(call->scratch + (size_t)thread * call->scratch_size);
 
-    for (cursor at; claim_chunk(call, &at);) {
+    for (cursor at; claim_chunk(call, thread, &at);) {
         wide_exact_sum chunk_sum = {splat_double(0), splat_double(0)};
         ptrdiff_t n;
         stream.to = row_of(&at.run.grad, at.row);

@@ -50,6 +50,16 @@ typedef struct {
     int64_t rank; /* -1: the row is not there */
 } fastce_row_stats;
 
+/* Which chunks of work have been claimed.  A thread first claims those of its own part, in order, then what
+ * is left of the others': from call to call it has mostly the same rows, which its cache may still hold
+ * (60000 x 10, 1000 x 1000: 0.91 of the time of one queue for all). */
+enum { FASTCE_MOST_PARTS = 16 };
+typedef struct {
+    int n_parts;
+    _Atomic ptrdiff_t next[FASTCE_MOST_PARTS];
+    ptrdiff_t end[FASTCE_MOST_PARTS];
+} fastce_work;
+
 /* One call of a loss.  Rows are numbered 0 .. n_rows - 1 in the order of the row axes. */
 typedef struct fastce_call {
     ptrdiff_t n_rows, n_classes;
@@ -86,7 +96,7 @@ typedef struct fastce_call {
     double *sums;  /* [n_sums][2]: a sum, and what its roundings lost */
     char *scratch; /* [n_threads][scratch_size], aligned to 64 bytes */
     size_t scratch_size;
-    _Atomic ptrdiff_t next_chunk;
+    fastce_work work;
     const struct fastce_kernels *kernels;
 } fastce_call;
 
@@ -112,7 +122,7 @@ typedef struct fastce_binary_call {
     int stream; /* write grad past the caches */
     ptrdiff_t n_chunks;
     double *sums; /* [n_chunks][2]: a chunk's sum and what its rounding lost */
-    _Atomic ptrdiff_t next_chunk;
+    fastce_work work;
     _Atomic int has_wrong; /* check_binary found a target that cannot be */
     const struct fastce_kernels *kernels;
 } fastce_binary_call;

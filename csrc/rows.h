@@ -767,11 +767,11 @@ static void cross_entropy_rows(fastce_call *call, int thread)
     row_worker worker;
     cursor next;
     start_worker(call, thread, &worker);
-    for (int more = claim_chunk(call, &next); more;) {
+    for (int more = claim_chunk(call, thread, &next); more;) {
         const cursor at = next;
         const ptrdiff_t left = at.end - at.row, n = left < worker.batch ? left : worker.batch;
         next.row += n;
-        more = next.row < next.end || claim_chunk(call, &next);
+        more = next.row < next.end || claim_chunk(call, thread, &next);
         row_batch(call, &worker, &at.run, at.row, n, &at.run, 0, as_real, stream,
                   more ? row_of(&next.run.logits, next.row) : NULL);
     }

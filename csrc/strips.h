@@ -94,7 +94,7 @@ static void cross_entropy_strips(fastce_call *call, int thread)
     if (!call->hess.data) strip.hess.data = NULL;
     if (!call->probabilities.data) strip.probabilities.data = NULL;
 
-    for (cursor at; claim_chunk(call, &at);) {
+    for (cursor at; claim_chunk(call, thread, &at);) {
         const row_run *run = &at.run;
         for (ptrdiff_t first = at.row; first < at.end; first += LANES) {
             const ptrdiff_t n = at.end - first < LANES ? at.end - first : LANES;

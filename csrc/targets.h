@@ -152,10 +152,23 @@ typedef struct {
     row_run run;
 } cursor;
 
-INLINE int claim_chunk(fastce_call *call, cursor *at)
+/* The number of a chunk that this thread has from now on; -1: none is left. */
+INLINE ptrdiff_t claim(fastce_work *work, int thread)
 {
-    at->chunk = atomic_fetch_add_explicit(&call->next_chunk, 1, memory_order_relaxed);
-    if (at->chunk >= call->n_chunks) return 0;
+    int part = thread % work->n_parts;
+    for (int k = 0; k < work->n_parts; k++) {
+        const ptrdiff_t chunk
+            = atomic_fetch_add_explicit(&work->next[part], 1, memory_order_relaxed);
+        if (chunk < work->end[part]) return chunk;
+        part = part + 1 < work->n_parts ? part + 1 : 0;
+    }
+    return -1;
+}
+
+INLINE int claim_chunk(fastce_call *call, int thread, cursor *at)
+{
+    at->chunk = claim(&call->work, thread);
+    if (at->chunk < 0) return 0;
     at->run = run_at(call, at->chunk / call->chunks_per_run);
     at->row = at->chunk % call->chunks_per_run * call->chunk_rows;
     at->end = at->row + call->chunk_rows;
