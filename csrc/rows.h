@@ -260,14 +260,16 @@ INLINE size_t row_scratch_size(ptrdiff_t n_classes)
     return (size_t)(n_classes + LANES + GROUP - 1) / GROUP * GROUP * sizeof(real);
 }
 
-/* Bytes of scratch of a row in a batch; rows in a batch. */
+/* Bytes of scratch of a row in a batch; rows in a batch.  A plain loss alone keeps nothing of a row. */
 INLINE size_t batch_row_size(const fastce_call *call)
 {
-    return (is_plain(call) ? 1 : 3) * row_scratch_size(call->n_classes);
+    if (is_plain(call)) return needs_terms(call) ? row_scratch_size(call->n_classes) : 0;
+    return 3 * row_scratch_size(call->n_classes);
 }
 
 INLINE ptrdiff_t batch_rows(const fastce_call *call)
 {
+    if (batch_row_size(call) == 0) return TILE;
     /* of even rows the rest of the scratch is hardly ever used */
     const ptrdiff_t n
         = BATCH_BYTES
