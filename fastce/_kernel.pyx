@@ -8,6 +8,7 @@ checked through NumPy's C API: three typed memoryviews would cost 0.4 microsecon
 cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.ref cimport PyObject
+from libc.float cimport DBL_MAX
 from libc.stdint cimport int64_t, INT64_MAX
 from libc.string cimport memset
 
@@ -259,6 +260,10 @@ cdef int _target_kind(cnp.ndarray targets) noexcept:
 
 cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     """Weights as a contiguous float64 array of this shape (None: of any), none negative or NaN."""
+    cdef cnp.ndarray array
+    cdef const double *values
+    cdef ptrdiff_t i
+    cdef bint all_fit = True
     try:
         array = np.asarray(weights)
     except ValueError as error:
@@ -266,14 +271,18 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {_kind_name(array)}")
     if shape is None:
-        shape = array.shape
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    array = np.require(array, np.float64, "CA").reshape(shape)
-    wrong = ~(array >= 0) | np.isinf(array)
-    if wrong.any():
+        shape = (<object>array).shape
+    if (<object>array).shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {(<object>array).shape}")
+    if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 and cnp.PyArray_ISCARRAY_RO(array)):
+        array = np.require(array, np.float64, "CA").reshape(shape)
+    values = <const double *>cnp.PyArray_DATA(array)
+    for i in range(cnp.PyArray_SIZE(array)):  # by NumPy it would take 4 microseconds
+        all_fit &= (values[i] >= 0) & (values[i] <= DBL_MAX)
+    if not all_fit:
+        wrong = ~((<object>array >= 0) & np.isfinite(array))
         at = np.unravel_index(np.argmax(wrong), shape)
-        place = ", ".join(str(i) for i in at)
+        place = ", ".join(str(k) for k in at)
         raise ValueError(f"{name}[{place}] is {array[at]}, expected a finite number, 0 or more")
     return array
 
