@@ -662,10 +662,13 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     }
     if (call->loss == FASTCE_SOFTMAX && rows->others[r] == 0) /* 1, whatever roundings make of it */
         scratch.terms[input->top_at] = (real)(rows->factor[r] = 1);
-    const double factor = rows->factor[r];
+    const real factor = (real)rows->factor[r];
     const size_t out_size = as_real ? sizeof(real) : sizeof(elem);
-    if (call->loss != FASTCE_SOFTMAX)
-        scratch.terms[input->target] = factor == 0 ? 0 : (real)(rows->target_grad[r] / factor);
+    if (call->loss != FASTCE_SOFTMAX) {
+        /* by the very number that will multiply it; where that overflowed, so shall the gradient */
+        const double divisor = factor - factor == 0 ? factor : rows->factor[r];
+        scratch.terms[input->target] = divisor == 0 ? 0 : (real)(rows->target_grad[r] / divisor);
+    }
     if (stream) { /* lines that it shares with its neighbours are read before they are written */
         prefetch_for_write(grad);
         prefetch_for_write(grad + (size_t)n_classes * out_size - 1);
@@ -675,7 +678,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         .as_real = as_real,
         .stream = stream,
         .head = (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size) / out_size),
-        .factor = (real)factor,
+        .factor = factor,
         .less = input->is_even ? (real)(rows->scale[r] * input->spread) : 0,
     };
 }

@@ -133,7 +133,7 @@ def test_every_folder_is_on_the_map():
         for folder in ("csrc", "fastce", "tests", "bench", "examples", "tools")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".c", ".h", ".py", ".pyx")
-        and (folder, path.suffix) != ("fastce", ".c")  # what Cython made
+        and path.name not in ("_kernel.c", "_cross_entropy.c")  # what Cython made
     ),
     ids=str,
 )

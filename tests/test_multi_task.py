@@ -26,7 +26,8 @@ def test_value_and_gradients(tasks):
     wide_losses, wide_s = losses.astype(np.longdouble), s.astype(np.longdouble)
     terms = np.exp(-wide_s) * wide_losses
     scale = float(terms.sum() + abs(wide_s).sum())
-    roundings = 1e-15 * scale + np.finfo(float).tiny  # subnormals are rounded as coarsely as any
+    # of subnormals, half a unit for each of a task's two parts, and one for the sum expected
+    roundings = 1e-15 * scale + (len(tasks) + 1) * np.finfo(float).smallest_subnormal
     np.testing.assert_allclose(value, float((terms + wide_s / 2).sum()), atol=roundings)
     assert fastce.uncertainty_weighted(losses, s) == value
     for i in range(len(s)):
