@@ -264,9 +264,8 @@ static void shrink_terms(real *tile, ptrdiff_t n_classes, ptrdiff_t i, row_tile 
 {
     for (ptrdiff_t r = i; r < i + DOUBLES; r++)
         if (is_tiny(rows->factor[r])) {
-            for (ptrdiff_t j = 0; j < n_classes; j++)
-                *cell(tile, n_classes, r, j) *= (real)(1 / TWO_TO_BIAS);
-            shrink_row(rows, r);
+            const double part = shrink_row(rows, r);
+            for (ptrdiff_t j = 0; j < n_classes; j++) *cell(tile, n_classes, r, j) *= (real)part;
         }
 }
 

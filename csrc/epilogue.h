@@ -153,9 +153,9 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 }
 
 /* A factor this small would be subnormal as a real, or nearly, and lose bits; then the terms are
- * brought down by 2^BIAS, which they are above their row's largest, and the factor up. */
+ * brought down, the largest to 1 or 2, and the factor up. */
 #if !defined(FASTCE_f64)
-#define TINY_FACTOR 0x1p-100
+#define TINY_FACTOR 0x1p-120
 #else
 #define TINY_FACTOR 0x1p-960
 #endif
@@ -170,13 +170,20 @@ INLINE vlong are_tiny(vdouble factor)
     return (factor != 0) & (factor < TINY_FACTOR) & (factor > -TINY_FACTOR);
 }
 
-/* What goes with a row's terms, as they go down. */
-INLINE void shrink_row(row_tile *rows, ptrdiff_t r)
+/* Takes what a row's terms have too much, a power of two, from the rest of the row; returns what the terms
+ * are to be multiplied by. */
+INLINE double shrink_row(row_tile *rows, ptrdiff_t r)
 {
-    rows->factor[r] *= TWO_TO_BIAS;
-    rows->cross[r] *= TWO_TO_BIAS;
-    rows->top[r] /= TWO_TO_BIAS;
-    rows->others[r] /= TWO_TO_BIAS;
+    double power;
+    uint64_t bits;
+    memcpy(&bits, &rows->top[r], sizeof bits);
+    bits &= (uint64_t)0x7ff << 52;
+    memcpy(&power, &bits, sizeof bits);
+    rows->factor[r] *= power;
+    rows->cross[r] *= power;
+    rows->top[r] /= power;
+    rows->others[r] /= power;
+    return 1 / power;
 }
 
 /* A sum in double that keeps what its roundings lose (Knuth's two-sum), of numbers or of lanes. */

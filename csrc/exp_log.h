@@ -14,7 +14,8 @@
  * exponents, so no term's bits depend on which maximum was known when it was computed.
  *
  * BIAS lifts all terms, so that none is subnormal: a term below 2^-158 of the reference (2^-1150 in
- * double) is 0; that is below the smallest float at any weight up to 2^9.
+ * double) is 0; that is below the smallest float at any weight up to 2^9.  A maximum may be up to 2^WINDOW
+ * of its row's reference.
  *
  * On AVX-512, one or two of whose registers hold a table of 16 numbers, terms take e^r of a 16th of the
  * range: 0.8 of the time of the longer polynomial, summing up included.  The table's entries are
@@ -33,15 +34,13 @@
 #define LN2_DOUBLE_LOW 0x1.3de6af278ece6p-42
 
 #if !defined(FASTCE_f64)
-enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, HEADROOM = 16 };
-#define TWO_TO_BIAS 0x1p32
+enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, WINDOW = 64 };
 #define SHIFT_FROM 512.0
 #define ROUND_MAGIC 0x1.8p23  /* adding it leaves the rounded integer in the low bits */
 #define LN2_HIGH 0x1.62e8p-1f /* ln 2 to 14 bits: times 10 bits is exact */
 #define LN2_LOW -0x1.e8082ep-16f
 #else
-enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, HEADROOM = 64 };
-#define TWO_TO_BIAS 0x1p128
+enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, WINDOW = 512 };
 #define SHIFT_FROM 2048.0
 #define ROUND_MAGIC 0x1.8p52
 #define LN2_HIGH LN2_DOUBLE_HIGH

@@ -1,10 +1,11 @@
 /* Many classes, one row after the other, lanes = classes.  Few classes are in columns.h.
  *
- * A row is read from memory once and written once, and one exponential is computed per element.
- * It goes block by block: a block is copied to L1 and its maximum taken, then its terms (see
- * exp_log.h) go to `terms`, a row that stays in L2.  Only when the row ends is its sum known; then
- * the gradient is one multiplication per term.  That is done while the next row is being read, group
- * by group, so that memory is read and written at an even pace under the arithmetic.
+ * A row is read from memory once and written once, and one exponential is computed per element: its
+ * terms (see exp_log.h) go to `terms`, a row that stays in L2.  What they are relative to is guessed to be
+ * what the row before had, so that the maximum is taken on the way; where the guess is wrong, and with
+ * options that change logits or large ones, a block is copied to L1 first.  Only when the row ends is its
+ * sum known; then the gradient is one multiplication per term.  That is done while the next row is being
+ * read, so that memory is read and written at an even pace under the arithmetic.
  *
  * The row's largest element is taken out of the sum (in the loss its term is `top`, in double), and where
  * that would cancel, for others / top must be exact also where it is tiny, they are added up without it.
@@ -18,8 +19,7 @@
 
 enum {
     GROUP = 4 * LANES,                      /* elements of one step: four chains of arithmetic */
-    BLOCK = 4096 / (ptrdiff_t)sizeof(real), /* a page: the block, its terms and the previous row
-                                                   share the smallest L1, 32 KB */
+    BLOCK = 8192 / (ptrdiff_t)sizeof(real), /* with 4 KB 1.03 of the time: loops start more often */
     /* Streaming stores and others in turns wait for each other: bursts of a group cost 0.39 ns an
      * element, of 1 KB 0.35, of 16 KB 0.45 (terms in L2; one thread, AVX-512). */
     BURST = 1024 / (ptrdiff_t)sizeof(real),
@@ -77,11 +77,11 @@ INLINE double sum_of_lanes(const wide_exact_sum *total, double less)
 }
 
 /* Others that are so small a part of a block's largest term are added up without it.  One rounding of
- * floats in double is 2^-53 of it, a block has 64 in a lane and 4 of the lanes: with 2^-20 they stay below
+ * floats in double is 2^-53 of it, a block has 128 in a lane and 4 of the lanes: with 2^-19 they stay below
  * 2^-26.9 of the others, an eighth of their last bit.  Doubles lose 2^-94 of it, at most 2^-58 of the
  * others. */
 #if !defined(FASTCE_f64)
-#define CROWDED_OUT 0x1p-20
+#define CROWDED_OUT 0x1p-19
 #else
 #define CROWDED_OUT 0x1p-36
 #endif
@@ -161,43 +161,27 @@ INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_class
     row->grad = NULL;
 }
 
-/* Blocks on their way to L1: while the terms of one are computed, the next one is copied and its
- * maximum taken, so that neither waits for the other.  Loads that follow a store to the same place of
- * another page wait for it, so the two blocks are not a page apart. */
+/* One row, contiguous, on its way through the loops below. */
 typedef struct {
-    _Alignas(64) real blocks[2][BLOCK + BURST];
-    int current;
-    const elem *held; /* what the current block is a copy of, if anything */
-    vreal max;        /* of it, lane by lane */
-} block_reader;
+    const elem *x, *next_x;
+    const real *probabilities;
+    const char *where; /* and its stride */
+    ptrdiff_t where_stride;
+    int64_t target;
+    double spread; /* smoothing per class that is left */
+    int is_even;   /* so far; a hidden class makes it dense */
+    ptrdiff_t top_at;
+} row_input;
 
-/* Copies elements [j, j + GROUP) of x.  What is prefetched past the end of a row is the next one. */
-INLINE void load_group(const elem *x, ptrdiff_t j, real *block, vreal *max)
+/* Fetches what will be read AHEAD of element j: past the end of a row, the next one. */
+INLINE void prefetch_group(const row_input *input, ptrdiff_t n_classes, ptrdiff_t j)
 {
-    for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch_to_l2(x + j + AHEAD + i);
-    for (int i = 0; i < GROUP; i += LANES) {
-        const vreal v = load(x + j + i);
-        *max = maximum(v, *max); /* NaN is passed over */
-        *(vreal *)(block + j + i) = v;
-    }
+    const ptrdiff_t at = j + AHEAD;
+    const elem *from = at < n_classes || !input->next_x ? input->x : input->next_x - n_classes;
+    for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch_to_l2(from + at + i);
 }
 
-/* Copies elements [j, n) of x, j a multiple of GROUP, and fills up the last group with -inf. */
-INLINE void load_rest(const elem *x, ptrdiff_t j, ptrdiff_t n, real *block, vreal *max)
-{
-    for (; j + GROUP <= n; j += GROUP) load_group(x, j, block, max);
-    for (ptrdiff_t i = j; i < n; i += LINE) prefetch_to_l2(x + i + AHEAD);
-    for (const ptrdiff_t end = (n + GROUP - 1) / GROUP * GROUP; j < end; j += LANES) {
-        const vreal v = j + LANES <= n ? load(x + j)
-                        : j < n        ? load_part(x + j, n - j, HIDDEN)
-                                       : splat(HIDDEN);
-        *max = maximum(v, *max);
-        *(vreal *)(block + j) = v;
-    }
-}
-
-/* How rows are cut into blocks: n_blocks of n_groups each, the first n_longer of one more.  A short last
- * block would leave the next row's first one to be loaded without arithmetic to hide it, 1 microsecond. */
+/* How rows are cut into blocks: n_blocks of n_groups each, the first n_longer of one more. */
 typedef struct {
     ptrdiff_t n_classes, n_blocks, n_groups, n_longer;
 } row_blocks;
@@ -284,25 +268,22 @@ typedef struct {
     real *chain; /* d z / d x */
 } row_scratch;
 
-/* One row, contiguous, on its way through the loops below. */
-typedef struct {
-    const elem *x, *next_x;
-    const real *probabilities;
-    const char *where; /* and its stride */
-    ptrdiff_t where_stride;
-    int64_t target;
-    double spread; /* smoothing per class that is left */
-    int is_even;   /* so far; a hidden class makes it dense */
-    ptrdiff_t top_at;
-} row_input;
+/* Elements j .. j + LANES of n, -inf beyond. */
+INLINE vreal load_up_to(const elem *x, ptrdiff_t j, ptrdiff_t n)
+{
+    if (j + LANES <= n) return load(x + j);
+    return j < n ? load_part(x + j, n - j, HIDDEN) : splat(HIDDEN);
+}
 
-/* The options' share of loading a block: changes it in place, fills dense and chain; returns the new
- * maximum. */
+/* Copies a block through the options and fills up its last group with -inf; fills dense and chain.
+ * Returns the maximum. */
 static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
                           ptrdiff_t n, real *block, const row_scratch *scratch)
 {
     const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
     vreal largest = splat(HIDDEN);
+    for (ptrdiff_t j = 0; j < (n + GROUP - 1) / GROUP * GROUP; j += LANES)
+        *(vreal *)(block + j) = load_up_to(row->x + start, j, n);
     if (row->where)
         for (ptrdiff_t j = 0; j < n; j++)
             if (!row->where[(start + j) * row->where_stride]) block[j] = HIDDEN;
@@ -311,7 +292,7 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
         *(vreal *)(block + j) = z;
         largest = maximum(z, largest); /* NaN is passed over */
         if (call->softcap != 0) *(vreal *)(scratch->chain + start + j) = chain;
-        if (is_dense(call)) {
+        if (is_dense(call) && !row->is_even) {
             const ptrdiff_t left = n - j < LANES ? n - j : LANES;
             vreal probability = splat(0), class_weight = splat(1);
             if (row->probabilities && left == LANES)
@@ -344,20 +325,80 @@ INLINE double spread_of(const fastce_call *call, const row_input *row)
     return call->smoothing / (double)(row->is_even ? call->n_classes : count_seen(call, row));
 }
 
-/* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row. */
+/* The reference of a row whose first block has this maximum: the same for WINDOW powers of two, that the
+ * guess be right; logits from -11 to 33, or to 266 in double, have the one that is tried first. */
+INLINE reference reference_of(real max)
+{
+    const double first = -WINDOW / 4, power = __builtin_rint((double)max * LOG2_E);
+    if (!(__builtin_fabs((double)max) <= SHIFT_FROM)) return (reference){max, 0};
+    return (reference){0, (real)(__builtin_floor((power - first) / WINDOW) * WINDOW + first)};
+}
+
+/* Four vectors of logits: of the row itself, or of what prepare_block() made of it. */
+INLINE void load_group(const elem *x, const real *block, real shift, vreal *v)
+{
+    for (int i = 0; i < GROUP; i += LANES)
+        v[i / LANES] = block ? *(const vreal *)(block + i) - shift : load(x + i);
+}
+
+/* The terms of n elements of a row from start on go to `to`, their sum to `total`, and meanwhile what is
+ * pending is written.  block is NULL, or holds the elements.  Returns their maximum. */
+INLINE real block_terms(const row_input *input, ptrdiff_t n_classes, ptrdiff_t start, ptrdiff_t n,
+                        const real *block, real shift, const vreference *ref, real *to,
+                        const pending_row *pending, const real *pending_terms,
+                        wide_exact_sum *total)
+{
+    const elem *x = input->x + start;
+    const ptrdiff_t whole = n / GROUP * GROUP;
+    _Alignas(64) elem tail[GROUP]; /* the last group where it is partial */
+    wide_exact_sum sum = {splat_double(0), splat_double(0)};
+    vreal max = splat(HIDDEN), ahead[4];
+    if (!block && whole < n)
+        for (ptrdiff_t l = 0; l < GROUP; l += LANES) store(tail + l, load_up_to(x, whole + l, n));
+    load_group(whole ? x : tail, block, shift, ahead);
+    for (ptrdiff_t j = 0; j < n; j += GROUP) {
+        if (pending->grad && (start + j) % BURST == 0)
+            write_burst(pending, pending_terms, start + j, n_classes);
+        prefetch_group(input, n_classes, start + j);
+        /* Loaded a group early: halves, which are converted, in 0.95 of the time, floats in 1.00. */
+        vreal v[4], e[4];
+        memcpy(v, ahead, sizeof v);
+        if (j + GROUP < n)
+            load_group(j + GROUP < whole ? x + j + GROUP : tail, block ? block + j + GROUP : NULL,
+                       shift, ahead);
+        for (int i = 0; i < 4; i++) {
+            max = maximum(v[i], max); /* NaN is passed over */
+            e[i] = exp_terms(v[i], ref);
+        }
+        for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
+        /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
+         * chain of term, conversion and sum is long: 0.95 of the time; of doubles 1.02. */
+        if (WIDE == 1)
+            for (int i = 0; i < 4; i++) add_vector(&sum, e[i]);
+        else if (j)
+            add_group(&sum, to + j - GROUP);
+    }
+    if (WIDE > 1) add_group(&sum, to + (n - 1) / GROUP * GROUP);
+    *total = sum;
+    return largest_lane(max);
+}
+
+/* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row.  guess
+ * is the reference of the row before. */
 static void row_terms(const fastce_call *call, const row_blocks *cut, row_input *input,
-                      const row_scratch *scratch, const pending_row *pending, block_reader *reader,
-                      row_tile *rows, ptrdiff_t r)
+                      const row_scratch *scratch, const pending_row *pending, real *block,
+                      reference *guess, row_tile *rows, ptrdiff_t r)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
     const int needs_top = !is_plain(call) && !input->is_even;
-    const int transformed = is_transformed(call), dense = is_dense(call) && !input->is_even;
+    const int dense = is_dense(call) && !input->is_even;
+    const pending_row nothing = {.grad = NULL};
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
-    reference ref = {0, 0};
-    vreference vref = spread(splat(0));
+    reference ref = *guess;
+    vreference vref = spread(splat(ref.power));
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     wide_exact_sum logits = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), target_logit = 0;
@@ -366,49 +407,42 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
 
     for (ptrdiff_t b = 0; b < cut->n_blocks; b++) {
         const ptrdiff_t start = block_start(cut, b), n = block_start(cut, b + 1) - start;
-        const int last = b + 1 == cut->n_blocks; /* then comes the next row */
-        const elem *ahead = last ? input->next_x : input->x + start + n;
-        const ptrdiff_t n_ahead = last ? block_start(cut, 1) : block_start(cut, b + 2) - start - n;
-        const ptrdiff_t whole_ahead = ahead ? n_ahead / GROUP * GROUP : 0;
-        real *block = reader->blocks[reader->current], *next = reader->blocks[!reader->current];
-        vreal ahead_max = splat(HIDDEN);
-        if (reader->held != input->x + start) {
-            reader->max = splat(HIDDEN);
-            load_rest(input->x + start, 0, n, block, &reader->max);
-        }
-        real block_max = largest_lane(reader->max);
-        if (transformed || dense) block_max = prepare_block(call, input, start, n, block, scratch);
-        if (input->is_even) {
-            const ptrdiff_t whole = n / LANES * LANES;
-            for (ptrdiff_t j = 0; j < whole; j += LANES)
-                add_vector(&logits, *(const vreal *)(block + j));
-            const vinteger is_there = lane_numbers() < (integer)(n - whole);
-            if (whole < n)
-                add_vector(&logits, (vreal)(*(const vinteger *)(block + whole) & is_there));
-        }
-        if (target >= start && target < start + n) target_logit = block[target - start];
+        const elem *x = input->x + start;
+        const int direct = !needs_top && !is_transformed(call) && ref.shift == 0;
+        int is_done = direct;
+        real *to = keep_terms ? terms + start : block;
+        wide_exact_sum sum = {splat_double(0), splat_double(0)};
+        const real block_max = direct ? block_terms(input, n_classes, start, n, NULL, 0, &vref, to,
+                                                    pending, terms, &sum)
+                                      : prepare_block(call, input, start, n, block, scratch);
+        if (input->is_even)
+            for (ptrdiff_t j = 0; j < n; j += LANES)
+                add_vector(&logits, j + LANES <= n ? load(x + j) : load_part(x + j, n - j, 0));
+        if (target >= start && target < start + n)
+            target_logit = direct ? get(input->x + target) : block[target - start];
 
         const int has_top = block_max > max;
         if (has_top) {
             others += top_term; /* the former maximum is one of them */
             const double power = __builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
-            if (max == -__builtin_inf() || power - (double)ref.power > HEADROOM) {
-                /* the terms so far are too small for the new maximum: a new reference */
-                const real old_shift = ref.shift, old_power = ref.power;
-                ref.shift = __builtin_fabs((double)block_max) > SHIFT_FROM ? block_max : 0;
-                ref.power = (real)__builtin_rint(((double)block_max - (double)ref.shift) * LOG2_E);
+            const reference old = ref;
+            if (max == -__builtin_inf() || power - (double)ref.power >= WINDOW)
+                ref = reference_of(block_max);
+            if (ref.shift != old.shift || ref.power != old.power) {
                 vref = spread(splat(ref.power));
                 if (max > -__builtin_inf()) {
                     /* exact when the shift stays 0: a power of two */
                     const double change
-                        = exact_term(old_shift, (double)old_power - BIAS, &ref) / KAPPA;
+                        = exact_term(old.shift, (double)old.power - BIAS, &ref) / KAPPA;
                     total.sum *= change;
                     total.lost *= change;
                     others *= change;
-                    if (keep_terms)
-                        for (ptrdiff_t j = 0; j < start; j += LANES)
-                            *(vreal *)(terms + j) *= (real)change;
+                    if (keep_terms) /* change may be too small for a real */
+                        for (ptrdiff_t j = 0; j < start; j++)
+                            terms[j] = (real)((double)terms[j] * change);
                 }
+                if (direct) prepare_block(call, input, start, n, block, scratch);
+                is_done = 0;
             }
             if (dense && max > -__builtin_inf())
                 add_wide(&gap, (mass.sum + mass.lost) * (block_max - max));
@@ -420,27 +454,9 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                 for (int w = 0; w < WIDE; w++)
                     add_gap(*(const vreal *)(scratch->dense + start + j),
                             *(const vreal *)(block + j), splat_double(max), w, &mass, &gap);
-        if (ref.shift != 0)
-            for (ptrdiff_t j = 0; j < n; j += LANES) *(vreal *)(block + j) -= ref.shift;
-
-        real *to = keep_terms ? terms + start : block;
-        wide_exact_sum sum = {splat_double(0), splat_double(0)};
-        for (ptrdiff_t j = 0; j < n; j += GROUP) {
-            if (pending->grad && (start + j) % BURST == 0)
-                write_burst(pending, terms, start + j, n_classes);
-            if (j < whole_ahead) load_group(ahead, j, next, &ahead_max);
-            vreal e[4];
-            for (int i = 0; i < 4; i++)
-                e[i] = exp_terms(*(const vreal *)(block + j + i * LANES), &vref);
-            for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
-            /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
-             * chain of term, conversion and sum is long: 0.95 of the time; of doubles 1.02. */
-            if (WIDE == 1)
-                for (int i = 0; i < 4; i++) add_vector(&sum, e[i]);
-            else if (j)
-                add_group(&sum, to + j - GROUP);
-        }
-        if (WIDE > 1) add_group(&sum, to + (n - 1) / GROUP * GROUP);
+        if (!is_done)
+            block_terms(input, n_classes, start, n, block, ref.shift, &vref, to,
+                        direct ? &nothing : pending, terms, &sum);
         if (has_top) {
             top_term = exp_term(max - ref.shift, &vref);
             double left = sum_of_lanes(&sum, top_term);
@@ -453,14 +469,8 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             add_wide(&total, sum.sum);
             add_wide(&total, sum.lost);
         }
-        if (ahead) {
-            const ptrdiff_t done = (n + GROUP - 1) / GROUP * GROUP;
-            load_rest(ahead, done < whole_ahead ? done : whole_ahead, n_ahead, next, &ahead_max);
-            reader->max = ahead_max;
-            reader->current = !reader->current;
-        }
-        reader->held = ahead;
     }
+    *guess = ref;
     rows->max[r] = max;
     rows->shift[r] = ref.shift;
     rows->power[r] = ref.power;
@@ -591,7 +601,8 @@ typedef struct {
     char *scratch;
     pending_row pending[TILE];
     row_input inputs[TILE];
-    block_reader reader;
+    _Alignas(64) real block[BLOCK + GROUP];
+    reference guess;
     row_tile rows;
     exact_sum sum;
 } row_worker;
@@ -604,8 +615,7 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
     worker->batch_row_size = batch_row_size(call);
     worker->scratch = call->scratch + (size_t)thread * call->scratch_size;
     for (ptrdiff_t r = 0; r < worker->batch; r++) worker->pending[r].grad = NULL;
-    worker->reader.held = NULL;
-    worker->reader.current = 0;
+    worker->guess = reference_of(0);
     worker->sum = (exact_sum){0, 0};
     memset(&worker->rows, 0, sizeof worker->rows); /* lanes beyond the last row are computed, too */
 }
@@ -652,9 +662,9 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     if (stats) evaluate_row(call, input, scratch.terms, rows, r, stats);
     if (!grad) return;
     if (call->loss < FASTCE_SOFTMAX && is_tiny(rows->factor[r])) {
+        const double part = shrink_row(rows, r);
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
-            *(vreal *)(scratch.terms + j) *= (real)(1 / TWO_TO_BIAS);
-        shrink_row(rows, r);
+            *(vreal *)(scratch.terms + j) *= (real)part;
     }
     if (!is_plain(call) && !input->is_even) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
@@ -708,7 +718,6 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         const row_scratch scratch = scratch_of(call, worker, r);
         if (input->target < 0) { /* whatever the row holds, it is not read */
             write_pending(&worker->pending[r], scratch.terms, call->n_classes);
-            worker->reader.held = NULL;
             rows->max[r] = rows->shift[r] = rows->power[r] = rows->others[r] = 0;
             continue;
         }
@@ -716,14 +725,14 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             input->spread = spread_of(call, input);
             rows->weight[r] *= 1 - call->smoothing;
         }
-        row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader, rows,
-                  r);
+        row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], worker->block,
+                  &worker->guess, rows, r);
         worker->pending[r].grad = NULL;
         if (input->is_even && rows->gap[r] - rows->gap[r] != 0) { /* -inf, or NaN */
             input->is_even = 0;
             input->spread = spread_of(call, input);
-            row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], &worker->reader,
-                      rows, r);
+            row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], worker->block,
+                      &worker->guess, rows, r);
         }
         if (!call->targets.data) rows->target_logit[r] = rows->max[r]; /* there is none */
     }

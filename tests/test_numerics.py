@@ -135,6 +135,38 @@ def many_confident_rows(n_rows, n_classes, dtype):
     return x, y, *reference.cross_entropy(x, y, reduction="none")[:2]
 
 
+# Terms are relative to powers of two that many maxima share, to which these are near and far.
+MAXIMA = [0, 1e4, -11, -12, 33, 34, -300, 300, -511, -513, 511, 513, -1e4, -np.inf, 3, -55, 77, 266]
+
+
+@cache
+def rows_of_many_magnitudes(n_classes, dtype):
+    """Each maximum with others near it, and at the end of a row that climbs to it from far."""
+    rng = np.random.default_rng(n_classes)
+    top = np.array(MAXIMA)[:, None]
+    near = top + 3 * rng.normal(size=(len(top), n_classes))
+    far = top - np.where(top > -np.inf, np.abs(top), 0) * np.linspace(1, 0, n_classes)
+    x = np.concatenate([near, far])[rng.permutation(2 * len(top))].astype(dtype)
+    return x, rng.integers(0, n_classes, len(x))
+
+
+@dtypes
+@pytest.mark.parametrize("weight", [1, 500, 1e-30])
+@pytest.mark.parametrize("n_classes", [10, 113, 1000, 4500])
+def test_neighbours_of_any_magnitude_leave_a_row_as_it_is(n_classes, weight, dtype, isa):
+    x, y = rows_of_many_magnitudes(n_classes, dtype)
+    options = {"sample_weight": np.full(len(x), weight), "reduction": "none"}
+    expected_loss, expected_grad, _ = reference.cross_entropy(x, y, **options)
+    loss, grad = fastce.cross_entropy_with_grad(x, y, **options)
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, expected_grad, dtype) <= GRAD_ULP[dtype]
+    assert fastce.cross_entropy(x, y, **options).tobytes() == loss.tobytes()
+    for i in range(len(x)):
+        own = {**options, "sample_weight": [weight]}
+        own_loss, own_grad = fastce.cross_entropy_with_grad(x[i : i + 1], y[i : i + 1], **own)
+        assert (own_loss.tobytes(), own_grad.tobytes()) == (loss[i].tobytes(), grad[i].tobytes())
+
+
 @dtypes
 @pytest.mark.parametrize(
     "shape",
