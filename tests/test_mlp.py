@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import re
+import signal
+import sys
 import zipfile
 
 import hypothesis
@@ -468,6 +470,29 @@ def test_a_saved_model_is_plain_arrays_without_times(task, tmp_path):
         np.testing.assert_array_equal(arrays["bias_1"], clf.intercepts_[1])
     with zipfile.ZipFile(path) as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("opened", ["os.open", "builtins.open"])
+def test_a_save_interrupted_as_it_opens_its_file_leaves_no_trace(
+    task, tmp_path, monkeypatch, opened
+):
+    """A file object that nobody holds would be warned of, which is an error here."""
+    clf = MLPClassifier(hidden_layer_sizes=(4,), max_iter=1).fit(*task)
+    clf.save(tmp_path / "model.npz")
+    before = (tmp_path / "model.npz").read_bytes()
+    module, name = opened.split(".")
+    real = getattr(sys.modules[module], name)
+
+    def interrupted(*args, **options):
+        real(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            clf.save(tmp_path / "model.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
+    assert (tmp_path / "model.npz").read_bytes() == before
 
 
 def test_a_failed_save_leaves_the_old_file(task, tmp_path, monkeypatch):

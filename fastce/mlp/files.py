@@ -28,6 +28,23 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]
 
 
 @contextmanager
+def writing(path: str | os.PathLike[str], end: int) -> Iterator[BinaryIO]:
+    """
+    A binary file, written from its beginning (end=os.O_TRUNC) or its end (os.O_APPEND) on.
+
+    A file object that a Ctrl-C takes away between open() and its block would be warned of; a
+    descriptor is only a number.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | end | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     A binary file that takes the place of `path` when the block ends well.
@@ -38,7 +55,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with writing(unfinished, os.O_TRUNC) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .classifier import DivergedError, MLPClassifier
-from .files import load_arrays, remove_unfinished, replacing, save_arrays
+from .files import load_arrays, remove_unfinished, replacing, save_arrays, writing
 from .loss_curve import save_loss_curve
 from .mnist import N_CLASSES
 
@@ -201,8 +201,8 @@ def train(
         history.append(epoch)
         _save_checkpoint(checkpoint, settings, classifier, history)
         try:
-            with open(metrics, "a", encoding="ascii") as lines:
-                lines.write(_metrics_line(number, epoch))
+            with writing(metrics, os.O_APPEND) as lines:
+                lines.write(_metrics_line(number, epoch).encode())
         except OSError as error:  # a full disk names no file
             raise OSError(error.errno, error.strerror, str(metrics)) from None
         say(
