@@ -69,6 +69,22 @@ typedef struct {
     vreal lowest, magic;
 } vreference;
 
+/* The power of two that maxima with this one are relative to, the same for WINDOW of them: logits from -11
+ * to 33, or to 266 in double, have one in common. */
+INLINE vreal window_of(vreal power)
+{
+    const real first = -WINDOW / 4, below = (real)(0.5 - 0.5 / WINDOW); /* floor by rounding */
+    const vreal n = ((power - first) * (real)(1.0 / WINDOW) - below + (real)ROUND_MAGIC);
+    return (n - (real)ROUND_MAGIC) * (real)WINDOW + first;
+}
+
+/* A row's reference, of its maximum.  No number is within a factor of NaN. */
+INLINE reference reference_of(real max)
+{
+    if (!(__builtin_fabs((double)max) <= SHIFT_FROM)) return (reference){max, 0};
+    return (reference){0, window_of(splat((real)__builtin_rint((double)max * LOG2_E)))[0]};
+}
+
 INLINE vreference spread(vreal power)
 {
 #if HAS_TABLE

@@ -325,15 +325,6 @@ INLINE double spread_of(const fastce_call *call, const row_input *row)
     return call->smoothing / (double)(row->is_even ? call->n_classes : count_seen(call, row));
 }
 
-/* The reference of a row whose first block has this maximum: the same for WINDOW powers of two, that the
- * guess be right; logits from -11 to 33, or to 266 in double, have the one that is tried first. */
-INLINE reference reference_of(real max)
-{
-    const double first = -WINDOW / 4, power = __builtin_rint((double)max * LOG2_E);
-    if (!(__builtin_fabs((double)max) <= SHIFT_FROM)) return (reference){max, 0};
-    return (reference){0, (real)(__builtin_floor((power - first) / WINDOW) * WINDOW + first)};
-}
-
 /* Four vectors of logits: of the row itself, or of what prepare_block() made of it. */
 INLINE void load_group(const elem *x, const real *block, real shift, vreal *v)
 {

@@ -127,6 +127,27 @@ def test_others_are_exact_where_the_top_crowds_them_out(shape, dtype, isa):
     np.testing.assert_array_equal(alone, loss)
 
 
+@dtypes
+@pytest.mark.parametrize("weight", [1, 500, 1e-30])
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 7, 10, 16, 33, 100])
+def test_few_classes_are_computed_as_they_lie_or_by_columns(n_classes, weight, dtype, isa, rng):
+    """All rows with one reference, which takes the shorter way, or one row that has another."""
+    x = (40 * rng.normal(size=(64, n_classes))).astype(dtype)
+    x -= x.max(1, keepdims=True) - rng.uniform(0, 20, (64, 1)).astype(dtype)
+    y = rng.integers(0, n_classes, 64)
+    y[::2] = x.argmax(1)[::2]
+    options = {"sample_weight": np.full(64, weight), "reduction": "none"}
+    expected_loss, expected_grad, _ = reference.cross_entropy(x, y, **options)
+    loss, grad = fastce.cross_entropy_with_grad(x, y, **options)
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, expected_grad, dtype) <= GRAD_ULP[dtype]
+    other = x.copy()
+    other[63] -= 1000
+    in_columns = fastce.cross_entropy_with_grad(other, y, **options)
+    assert in_columns[0][:63].tobytes() == loss[:63].tobytes()
+    assert in_columns[1][:63].tobytes() == grad[:63].tobytes()
+
+
 @cache
 def many_confident_rows(n_rows, n_classes, dtype):
     rng = np.random.default_rng([n_rows, n_classes])
