@@ -250,7 +250,7 @@ static void number_rows(flat_rows *flat, ptrdiff_t n_classes)
 {
     for (integer r = 0; r < LANES; r++) /* each runs over into the next */
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
-            store_real((real *)flat->row + r * n_classes + j, (vreal)(r - (vinteger){0}));
+            store_real((real *)flat->row + r * n_classes + j, (vreal)splat_integer(r));
 }
 
 /* The terms of n rows as they lie, where all have one reference; returns whether they have. */
@@ -275,12 +275,16 @@ static void flat_gradient(const flat_rows *flat, ptrdiff_t n, ptrdiff_t n_classe
     for (ptrdiff_t i = 0; i < n; i += LANES, grad += LANES * n_classes) {
         const real *terms = flat->terms + i * n_classes;
         const vreal factor = narrow(rows->factor + i);
+        const vreal target_grad = narrow(rows->target_grad + i);
+        const vinteger target = *(const vinteger *)(targets + i);
+        const vinteger at = lane_numbers() * (integer)n_classes + target;
         for (ptrdiff_t j = 0; j < LANES * n_classes; j += LANES) {
             const vinteger row = *(const vinteger *)(flat->row + j);
-            store_real(grad + j, *(const vreal *)(terms + j) * __builtin_shuffle(factor, row));
+            const vreal g = *(const vreal *)(terms + j) * __builtin_shuffle(factor, row);
+            store_real(grad + j,
+                       select_equal(lane_numbers() + (integer)j, __builtin_shuffle(at, row),
+                                    __builtin_shuffle(target_grad, row), g));
         }
-        for (ptrdiff_t r = 0; r < LANES; r++)
-            grad[r * n_classes + targets[i + r]] = (real)rows->target_grad[i + r];
     }
 }
 
@@ -311,9 +315,9 @@ INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrd
         }
         for (int l = 0; l < some && j + l < n_classes; l++) {
             const vreal x = group[j + l];
-            const vinteger is_max = x == max;
-            target_logit = select_equal(target, j + l, x, target_logit);
-            target_term = select_equal(target, j + l, e[l], target_term);
+            const vinteger is_max = x == max, number = splat_integer(j + l);
+            target_logit = select_equal(target, number, x, target_logit);
+            target_term = select_equal(target, number, e[l], target_term);
             ties -= is_max;
             if (!is_flat) group[j] = e[0];
             add_vector(&total, (vreal)((vinteger)e[l] & ~is_max));
@@ -618,7 +622,7 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
             const vinteger target = *(const vinteger *)(wanted + i);
             vreal *group = group_of(tile, n_classes, i);
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                group[j] = select_equal(target, j, target_grad, group[j] * factor);
+                group[j] = select_equal(target, splat_integer(j), target_grad, group[j] * factor);
         }
     }
     fastce_array grad = run->grad;
