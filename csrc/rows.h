@@ -374,6 +374,14 @@ INLINE real block_terms(const row_input *input, ptrdiff_t n_classes, ptrdiff_t s
     return largest_lane(max);
 }
 
+/* The target's term, where something is made of it; at the top it is not used. */
+INLINE double term_of_target(const fastce_call *call, const real *terms, double target_logit,
+                             int64_t target, const reference *ref)
+{
+    if (terms) return terms[target];
+    return call->loss == FASTCE_CROSS_ENTROPY ? 0 : exact_term(target_logit, 0, ref);
+}
+
 /* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row.  guess
  * is the reference of the row before. */
 static void row_terms(const fastce_call *call, const row_blocks *cut, row_input *input,
@@ -467,11 +475,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     rows->power[r] = ref.power;
     rows->target_logit[r] = target_logit;
     rows->others[r] = sum_of_lanes(&total, 0) + others;
-    rows->target_term[r] = 0; /* at the top it is not used */
-    if (keep_terms)
-        rows->target_term[r] = terms[target];
-    else if (call->loss != FASTCE_CROSS_ENTROPY)
-        rows->target_term[r] = exact_term(target_logit, 0, &ref);
+    rows->target_term[r] = term_of_target(call, terms, target_logit, target, &ref);
     if (dense) {
         rows->mass[r] = total_of(&mass);
         rows->gap[r] = total_of(&gap);
@@ -480,6 +484,32 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         rows->mass[r] = call->smoothing;
         rows->gap[r] = input->spread * ((double)n_classes * max - sum_of_lanes(&logits, 0));
     }
+}
+
+/* The same for a row of one block without options: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
+ * whether the guess was right; if not, only what was pending is done. */
+static int short_row_terms(const fastce_call *call, const row_input *input, real *terms,
+                           const pending_row *pending, real *block, const reference *guess,
+                           row_tile *rows, ptrdiff_t r)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    const vreference vref = spread(splat(guess->power));
+    real *to = terms ? terms : block;
+    wide_exact_sum sum;
+    const real max
+        = block_terms(input, n_classes, 0, n_classes, NULL, 0, &vref, to, pending, terms, &sum);
+    if (!is_inside(guess, max)) return 0;
+    const real top_term = exp_term(max, &vref);
+    ptrdiff_t top_at;
+    double others = sum_of_lanes(&sum, top_term);
+    if (others < CROWDED_OUT * top_term) others = sum_of_others(to, n_classes, &top_at);
+    rows->max[r] = max;
+    rows->shift[r] = 0;
+    rows->power[r] = guess->power;
+    rows->others[r] = others;
+    rows->target_logit[r] = get(input->x + input->target);
+    rows->target_term[r] = term_of_target(call, terms, rows->target_logit[r], input->target, guess);
+    return 1;
 }
 
 /* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options
@@ -692,6 +722,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
 {
     row_tile *rows = &worker->rows;
     int64_t targets[TILE];
+    const int is_short = worker->cut.n_blocks == 1 && is_plain(call) && call->loss < FASTCE_SOFTMAX;
     read_rows(call, run, first, n, targets, rows);
     for (ptrdiff_t r = 0; r < n; r++) {
         row_input *input = &worker->inputs[r];
@@ -716,8 +747,15 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             input->spread = spread_of(call, input);
             rows->weight[r] *= 1 - call->smoothing;
         }
-        row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], worker->block,
-                  &worker->guess, rows, r);
+        int is_done = 0;
+        if (is_short && worker->guess.shift == 0) {
+            is_done = short_row_terms(call, input, scratch.terms, &worker->pending[r],
+                                      worker->block, &worker->guess, rows, r);
+            worker->pending[r].grad = NULL;
+        }
+        if (!is_done)
+            row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], worker->block,
+                      &worker->guess, rows, r);
         worker->pending[r].grad = NULL;
         if (input->is_even && rows->gap[r] - rows->gap[r] != 0) { /* -inf, or NaN */
             input->is_even = 0;
@@ -741,16 +779,16 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         }
     }
     epilogue(call, rows, n);
+    ptrdiff_t part = first / call->sum_rows;
     for (ptrdiff_t r = 0; r < n; r++) {
         const ptrdiff_t i = first + r, at = i - origin;
         finish_row(call, worker, run, i, r, as_real, stream, row_of(&arrays->grad, at),
                    row_of(&arrays->hess, at));
         if (call->losses) ((real *)call->losses)[run->first + i] = (real)rows->loss[r];
         add(&worker->sum, rows->loss[r]);
-        if ((i + 1) % call->sum_rows == 0 || i + 1 == call->run_length) {
-            const ptrdiff_t part
-                = run->first / call->run_length * call->sums_per_run + i / call->sum_rows;
-            leave(call->sums, part, worker->sum);
+        if (i + 1 == (part + 1) * call->sum_rows || i + 1 == call->run_length) {
+            leave(call->sums, run->first / call->run_length * call->sums_per_run + part++,
+                  worker->sum);
             worker->sum = (exact_sum){0, 0};
         }
     }
