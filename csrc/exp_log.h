@@ -85,11 +85,11 @@ INLINE reference reference_of(real max)
     return (reference){0, window_of(splat((real)__builtin_rint((double)max * LOG2_E)))[0]};
 }
 
-/* Whether that is the reference of max, for certain: it may be, too, half a power beyond. */
+/* Whether that is the reference of max, for certain: it may be, too, half a power beyond.  ref has no shift. */
 INLINE int is_inside(const reference *ref, real max)
 {
     const double above = (double)max * LOG2_E - (double)ref->power;
-    return (above >= 0) & (above <= WINDOW - 1);
+    return (above >= 0) & (above <= WINDOW - 1) & (__builtin_fabs((double)max) <= SHIFT_FROM);
 }
 
 INLINE vreference spread(vreal power)

@@ -323,6 +323,16 @@ def test_special_values_stay_in_their_row(name, half, isa):
         same(actual_grad[others], alone_grad[others])
 
 
+@pytest.mark.parametrize("n_classes", [2, 10, 130])
+def test_nan_is_nan_whatever_else_the_row_holds(n_classes, half, isa, rng):
+    """Some of what a NaN's other bits may be is rounded to -0."""
+    x = rng.normal(0, 100, (2000, n_classes))
+    x[:, -1] = np.nan
+    y = rng.integers(0, n_classes, len(x))
+    grad = fastce.cross_entropy_with_grad(x.astype(half), y)[1]
+    assert np.isnan(grad.astype(np.float32)).all()
+
+
 @pytest.mark.parametrize("n_classes", [3, 33, 120])
 @pytest.mark.parametrize("poison", [nan, inf, -inf])
 def test_an_ignored_row_is_never_read(poison, n_classes, half, isa, rng):
