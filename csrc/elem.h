@@ -67,8 +67,8 @@ INLINE float from_bf16(uint16_t h)
     return bits_to_float((uint32_t)h << 16);
 }
 
-/* In vectors the NaN's case is left out: one is the default there (see log_sums) or came from a bfloat16, so its lower
- * half is 0 and no carry changes the upper. */
+/* In vectors the NaN's case is left out: one is the default there (see log_sums) or came from a bfloat16,
+ * so its lower half is 0 and no carry changes the upper. */
 INLINE uint16_t to_bf16(float x)
 {
     const uint32_t bits = float_to_bits(x);
