@@ -488,7 +488,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
 
 /* The same for a row of one block without options: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
  * whether the guess was right; if not, only what was pending is done. */
-static int short_row_terms(const fastce_call *call, const row_input *input, real *terms,
+static int short_row_terms(const fastce_call *call, row_input *input, real *terms,
                            const pending_row *pending, real *block, const reference *guess,
                            row_tile *rows, ptrdiff_t r)
 {
@@ -500,9 +500,8 @@ static int short_row_terms(const fastce_call *call, const row_input *input, real
         = block_terms(input, n_classes, 0, n_classes, NULL, 0, &vref, to, pending, terms, &sum);
     if (!is_inside(guess, max)) return 0;
     const real top_term = exp_term(max, &vref);
-    ptrdiff_t top_at;
     double others = sum_of_lanes(&sum, top_term);
-    if (others < CROWDED_OUT * top_term) others = sum_of_others(to, n_classes, &top_at);
+    if (others < CROWDED_OUT * top_term) others = sum_of_others(to, n_classes, &input->top_at);
     rows->max[r] = max;
     rows->shift[r] = 0;
     rows->power[r] = guess->power;
@@ -722,7 +721,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
 {
     row_tile *rows = &worker->rows;
     int64_t targets[TILE];
-    const int is_short = worker->cut.n_blocks == 1 && is_plain(call) && call->loss < FASTCE_SOFTMAX;
+    const int is_short = worker->cut.n_blocks == 1 && is_plain(call);
     read_rows(call, run, first, n, targets, rows);
     for (ptrdiff_t r = 0; r < n; r++) {
         row_input *input = &worker->inputs[r];
