@@ -67,8 +67,8 @@ INLINE float from_bf16(uint16_t h)
     return bits_to_float((uint32_t)h << 16);
 }
 
-/* In vectors the NaN's case is left out: one is the default there (see log_sums) or came from a bfloat16,
- * so its lower half is 0 and no carry changes the upper. */
+/* A NaN is not rounded: a carry from its lower half, which may be any, would make it 0 or -0.  In vectors it is
+ * what arithmetic made, and so a quiet one, which its upper half alone shows. */
 INLINE uint16_t to_bf16(float x)
 {
     const uint32_t bits = float_to_bits(x);
@@ -113,8 +113,12 @@ INLINE __m256i round_to_bf16(__m512 v)
 {
     static const _Alignas(64) uint16_t uppers[32]
         = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
-    const __m512i bits = (__m512i)v, below_half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-    const __mmask16 is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __m512i bits = (__m512i)v;
+    const __mmask16 is_number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+    const __mmask16 is_odd
+        = _mm512_mask_test_epi32_mask(is_number, bits, _mm512_set1_epi32(0x10000));
+    const __m512i below_half
+        = _mm512_mask_add_epi32(bits, is_number, bits, _mm512_set1_epi32(0x7fff));
     const __m512i rounded
         = _mm512_mask_add_epi32(below_half, is_odd, below_half, _mm512_set1_epi32(1));
     return _mm512_castsi512_si256(_mm512_permutexvar_epi16(*(const __m512i *)uppers, rounded));
@@ -208,7 +212,7 @@ INLINE velem to_elems(vreal v)
 #else
     const vbits bits = (vbits)v;
 #if defined(FASTCE_bf16)
-    const vbits half = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const vbits half = (bits + ((0x7fff + ((bits >> 16) & 1)) & (vbits)(v == v))) >> 16;
 #else
     const vbits magnitude = bits & 0x7fffffff;
     const vbits is_nan = (vbits)((vinteger)magnitude > 0x7f800000);

@@ -86,13 +86,7 @@ INLINE void log_sums(row_tile *rows, ptrdiff_t n, double *inverse, double *log_s
         const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
         const vdouble others = doubles_at(rows->others, i) + (max - max);
         *(vdouble *)(rows->others + i) = others;
-        vdouble one_over;
-        *(vdouble *)(log_sum + i) = log_of_sum(top, others, &one_over);
-#if defined(FASTCE_bf16)
-        /* to_elems() knows NaN's usual bits alone; those that log_of_sum() leaves are any */
-        one_over = select_double(others == others, one_over, splat_double(__builtin_nan("")));
-#endif
-        *(vdouble *)(inverse + i) = one_over;
+        *(vdouble *)(log_sum + i) = log_of_sum(top, others, (vdouble *)(inverse + i));
     }
 }
 

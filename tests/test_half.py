@@ -333,6 +333,18 @@ def test_nan_is_nan_whatever_else_the_row_holds(n_classes, half, isa, rng):
     assert np.isnan(grad.astype(np.float32)).all()
 
 
+@pytest.mark.parametrize("n_classes", [10, 130])
+def test_nan_of_any_bits_is_nan(n_classes, half, isa, rng):
+    """As soft targets bring it, too."""
+    x = rng.normal(size=(40, n_classes)).astype(half)
+    q = np.full(x.shape, 1 / n_classes, np.float32)
+    for bits in (0x7FFFFFFF, 0xFFFFFFFF, 0x7FFF8000, 0x7F800001):
+        q[17, 3] = np.uint32(bits).view(np.float32)
+        grad = fastce.cross_entropy_with_grad(x, q, reduction="none")[1].astype(np.float32)
+        assert np.isnan(grad[17]).all()
+        assert not np.isnan(np.delete(grad, 17, 0)).any()
+
+
 @pytest.mark.parametrize("n_classes", [3, 33, 120])
 @pytest.mark.parametrize("poison", [nan, inf, -inf])
 def test_an_ignored_row_is_never_read(poison, n_classes, half, isa, rng):
