@@ -17,6 +17,12 @@ enum {
     FAR_FROM = 1 << 17 /* elements; fewer stay in L2 */
 };
 
+/* Whether an array of elems has its rows one after the other. */
+INLINE int is_gapless(const fastce_array *x, ptrdiff_t n_classes)
+{
+    return x->class_stride == sizeof(elem) && x->row_stride == n_classes * (ptrdiff_t)sizeof(elem);
+}
+
 INLINE ptrdiff_t tile_rows(ptrdiff_t n_classes)
 {
     return n_classes <= VERY_FEW ? TILE : TILE / 2;
@@ -117,7 +123,7 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
             for (i = 0; i < whole; i += LANES)
                 group_of(tile, n_classes, i)[j]
                     = load((const elem *)(source + j * class_stride) + i);
-    } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
+    } else if (is_gapless(x, n_classes)) {
         for (; i < n; i += LANES) {
             const elem *from = (const elem *)source + i * n_classes;
             const ptrdiff_t left = n - i < LANES ? n - i : LANES;
@@ -164,7 +170,7 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
             else
                 for (i = 0; i < whole; i += LANES) store(to + i, group_of(tile, n_classes, i)[j]);
         }
-    } else if (class_stride == sizeof(elem) && row_stride == n_classes * (ptrdiff_t)sizeof(elem)) {
+    } else if (is_gapless(x, n_classes)) {
         for (; i + LANES <= n; i += LANES)
             columns_to_rows((elem *)out + i * n_classes, n_classes, group_of(tile, n_classes, i));
         if (n - i > 1) {
@@ -190,8 +196,7 @@ typedef struct {
 INLINE int streams_rows(const fastce_call *call, const fastce_array *grad)
 {
     return call->stream && grad->data && call->out_elem == OWN_ELEM
-           && grad->class_stride == sizeof(elem)
-           && grad->row_stride == call->n_classes * (ptrdiff_t)sizeof(elem);
+           && is_gapless(grad, call->n_classes);
 }
 
 /* n elements more have come to where out->n was: whole lines go. */
@@ -239,11 +244,10 @@ typedef struct {
 
 INLINE int can_be_flat(const fastce_call *call)
 {
-    const ptrdiff_t row_size = call->n_classes * (ptrdiff_t)sizeof(elem);
-    return ELEM_IS_REAL && VECTOR_BYTES > 16 && is_plain(call) && call->loss < FASTCE_SOFTMAX
-           && call->grad.data && call->out_elem == OWN_ELEM
-           && call->logits.class_stride == sizeof(elem) && call->logits.row_stride == row_size
-           && call->grad.class_stride == sizeof(elem) && call->grad.row_stride == row_size;
+    return ELEM_IS_REAL && VECTOR_BYTES > 16 && call->run_length >= LANES && is_plain(call)
+           && call->loss < FASTCE_SOFTMAX && call->grad.data && call->out_elem == OWN_ELEM
+           && is_gapless(&call->logits, call->n_classes)
+           && is_gapless(&call->grad, call->n_classes);
 }
 
 static void number_rows(flat_rows *flat, ptrdiff_t n_classes)

@@ -78,7 +78,7 @@ INLINE vreal window_of(vreal power)
     return (n - (real)ROUND_MAGIC) * (real)WINDOW + first;
 }
 
-/* A row's reference, of its maximum.  No number is within a factor of NaN. */
+/* The reference of a row with this maximum; a NaN or inf makes the row NaN by being its shift. */
 INLINE reference reference_of(real max)
 {
     if (!(__builtin_fabs((double)max) <= SHIFT_FROM)) return (reference){max, 0};

@@ -268,11 +268,11 @@ typedef struct {
     real *chain; /* d z / d x */
 } row_scratch;
 
-/* Elements j .. j + LANES of n, -inf beyond. */
-INLINE vreal load_up_to(const elem *x, ptrdiff_t j, ptrdiff_t n)
+/* Elements j .. j + LANES of n; rest beyond. */
+INLINE vreal load_up_to(const elem *x, ptrdiff_t j, ptrdiff_t n, real rest)
 {
     if (j + LANES <= n) return load(x + j);
-    return j < n ? load_part(x + j, n - j, HIDDEN) : splat(HIDDEN);
+    return j < n ? load_part(x + j, n - j, rest) : splat(rest);
 }
 
 /* Copies a block through the options and fills up its last group with -inf; fills dense and chain.
@@ -283,7 +283,7 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
     const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
     vreal largest = splat(HIDDEN);
     for (ptrdiff_t j = 0; j < (n + GROUP - 1) / GROUP * GROUP; j += LANES)
-        *(vreal *)(block + j) = load_up_to(row->x + start, j, n);
+        *(vreal *)(block + j) = load_up_to(row->x + start, j, n, HIDDEN);
     if (row->where)
         for (ptrdiff_t j = 0; j < n; j++)
             if (!row->where[(start + j) * row->where_stride]) block[j] = HIDDEN;
@@ -345,7 +345,8 @@ INLINE real block_terms(const row_input *input, ptrdiff_t n_classes, ptrdiff_t s
     wide_exact_sum sum = {splat_double(0), splat_double(0)};
     vreal max = splat(HIDDEN), ahead[4];
     if (!block && whole < n)
-        for (ptrdiff_t l = 0; l < GROUP; l += LANES) store(tail + l, load_up_to(x, whole + l, n));
+        for (ptrdiff_t l = 0; l < GROUP; l += LANES)
+            store(tail + l, load_up_to(x, whole + l, n, HIDDEN));
     load_group(whole ? x : tail, block, shift, ahead);
     for (ptrdiff_t j = 0; j < n; j += GROUP) {
         if (pending->grad && (start + j) % BURST == 0)
@@ -415,8 +416,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                                                     pending, terms, &sum)
                                       : prepare_block(call, input, start, n, block, scratch);
         if (input->is_even)
-            for (ptrdiff_t j = 0; j < n; j += LANES)
-                add_vector(&logits, j + LANES <= n ? load(x + j) : load_part(x + j, n - j, 0));
+            for (ptrdiff_t j = 0; j < n; j += LANES) add_vector(&logits, load_up_to(x, j, n, 0));
         if (target >= start && target < start + n)
             target_logit = direct ? get(input->x + target) : block[target - start];
 
@@ -489,7 +489,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
 /* The same for a row of one block without options: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
  * whether the guess was right; if not, only what was pending is done. */
 static int short_row_terms(const fastce_call *call, row_input *input, real *terms,
-                           const pending_row *pending, real *block, const reference *guess,
+                           pending_row *pending, real *block, const reference *guess,
                            row_tile *rows, ptrdiff_t r)
 {
     const ptrdiff_t n_classes = call->n_classes;
@@ -498,6 +498,7 @@ static int short_row_terms(const fastce_call *call, row_input *input, real *term
     wide_exact_sum sum;
     const real max
         = block_terms(input, n_classes, 0, n_classes, NULL, 0, &vref, to, pending, terms, &sum);
+    pending->grad = NULL;
     if (!is_inside(guess, max)) return 0;
     const real top_term = exp_term(max, &vref);
     double others = sum_of_lanes(&sum, top_term);
@@ -746,13 +747,9 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             input->spread = spread_of(call, input);
             rows->weight[r] *= 1 - call->smoothing;
         }
-        int is_done = 0;
-        if (is_short && worker->guess.shift == 0) {
-            is_done = short_row_terms(call, input, scratch.terms, &worker->pending[r],
-                                      worker->block, &worker->guess, rows, r);
-            worker->pending[r].grad = NULL;
-        }
-        if (!is_done)
+        if (!(is_short && worker->guess.shift == 0
+              && short_row_terms(call, input, scratch.terms, &worker->pending[r], worker->block,
+                                 &worker->guess, rows, r)))
             row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], worker->block,
                       &worker->guess, rows, r);
         worker->pending[r].grad = NULL;
