@@ -473,7 +473,7 @@ def test_a_saved_model_is_plain_arrays_without_times(task, tmp_path):
 
 
 @pytest.mark.parametrize("opened", ["os.open", "builtins.open"])
-def test_a_save_interrupted_as_it_opens_its_file_leaves_no_trace(
+def test_saving_or_loading_interrupted_as_the_file_is_opened_leaves_no_trace(
     task, tmp_path, monkeypatch, opened
 ):
     """A file object that nobody holds would be warned of, which is an error here."""
@@ -491,6 +491,8 @@ def test_a_save_interrupted_as_it_opens_its_file_leaves_no_trace(
         patch.setattr(opened, interrupted)
         with pytest.raises(KeyboardInterrupt):
             clf.save(tmp_path / "model.npz")
+        with pytest.raises(KeyboardInterrupt):
+            MLPClassifier.load(tmp_path / "model.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
     assert (tmp_path / "model.npz").read_bytes() == before
 

@@ -17,31 +17,33 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], flags: int) -> Iterator[BinaryIO]:
+    """
+    A binary file, opened as os.open() takes it: os.O_RDONLY, or REPLACE or APPEND to write.
+
+    A file object that a Ctrl-C takes away between open() and its block would be warned of; a
+    descriptor is only a number.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with open(descriptor, "wb" if flags & os.O_WRONLY else "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
 
 @contextmanager
 def open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
     """A file for reading, and its size; never a named pipe, whose open() would block for ever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{os.fspath(path)}: expected a regular file")
-    with open(path, "rb") as file:
+    with opened(path, os.O_RDONLY) as file:
         yield file, os.fstat(file.fileno()).st_size
-
-
-@contextmanager
-def writing(path: str | os.PathLike[str], end: int) -> Iterator[BinaryIO]:
-    """
-    A binary file, written from its beginning (end=os.O_TRUNC) or its end (os.O_APPEND) on.
-
-    A file object that a Ctrl-C takes away between open() and its block would be warned of; a
-    descriptor is only a number.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | end | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            yield file
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with writing(unfinished, os.O_TRUNC) as file:
+        with opened(unfinished, REPLACE) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .classifier import DivergedError, MLPClassifier
-from .files import load_arrays, remove_unfinished, replacing, save_arrays, writing
+from .files import APPEND, load_arrays, opened, remove_unfinished, replacing, save_arrays
 from .loss_curve import save_loss_curve
 from .mnist import N_CLASSES
 
@@ -201,7 +201,7 @@ def train(
         history.append(epoch)
         _save_checkpoint(checkpoint, settings, classifier, history)
         try:
-            with writing(metrics, os.O_APPEND) as lines:
+            with opened(metrics, APPEND) as lines:
                 lines.write(_metrics_line(number, epoch).encode())
         except OSError as error:  # a full disk names no file
             raise OSError(error.errno, error.strerror, str(metrics)) from None
