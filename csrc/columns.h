@@ -234,7 +234,7 @@ INLINE column_tops tops_of(const vreal *group, ptrdiff_t n_classes)
     return (column_tops){max, shift, window_of(power)};
 }
 
-/* Contiguous rows of a plain call, if their maxima share a reference, have their terms computed as they
+/* Contiguous rows, if their maxima share a reference and gradients are linear, have their terms computed as they
  * lie: only maxima and sums need columns, and what goes back needs no transposition (10 classes: 0.8 of the
  * time).  row has, for every element of LANES rows, which of them it is of. */
 typedef struct {
@@ -244,7 +244,7 @@ typedef struct {
 
 INLINE int can_be_flat(const fastce_call *call)
 {
-    return ELEM_IS_REAL && VECTOR_BYTES > 16 && call->run_length >= LANES && is_plain(call)
+    return ELEM_IS_REAL && VECTOR_BYTES > 16 && call->run_length >= LANES && is_linear(call)
            && call->loss < FASTCE_SOFTMAX && call->grad.data && call->out_elem == OWN_ELEM
            && is_gapless(&call->logits, call->n_classes)
            && is_gapless(&call->grad, call->n_classes);
@@ -273,18 +273,19 @@ static int flat_terms(const elem *x, ptrdiff_t n, ptrdiff_t n_classes, const col
 }
 
 /* The gradient of n rows from their flat terms. */
-static void flat_gradient(const flat_rows *flat, ptrdiff_t n, ptrdiff_t n_classes,
+INLINE void flat_gradient(const int even, const flat_rows *flat, ptrdiff_t n, ptrdiff_t n_classes,
                           const integer *targets, const row_tile *rows, real *grad)
 {
     for (ptrdiff_t i = 0; i < n; i += LANES, grad += LANES * n_classes) {
         const real *terms = flat->terms + i * n_classes;
         const vreal factor = narrow(rows->factor + i);
-        const vreal target_grad = narrow(rows->target_grad + i);
+        const vreal less = narrow(rows->less + i), target_grad = narrow(rows->target_grad + i);
         const vinteger target = *(const vinteger *)(targets + i);
         const vinteger at = lane_numbers() * (integer)n_classes + target;
         for (ptrdiff_t j = 0; j < LANES * n_classes; j += LANES) {
             const vinteger row = *(const vinteger *)(flat->row + j);
-            const vreal g = *(const vreal *)(terms + j) * __builtin_shuffle(factor, row);
+            vreal g = *(const vreal *)(terms + j) * __builtin_shuffle(factor, row);
+            if (even) g -= __builtin_shuffle(less, row);
             store_real(grad + j,
                        select_equal(lane_numbers() + (integer)j, __builtin_shuffle(at, row),
                                     __builtin_shuffle(target_grad, row), g));
@@ -341,6 +342,50 @@ INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrd
     }
 }
 
+/* mass, gap and spread of LANES rows that have the same smoothing in all classes but hidden ones; returns
+ * whether there are any. */
+INLINE int column_even(const fastce_call *call, const vreal *group, ptrdiff_t i,
+                       const column_tops *tops, row_tile *rows)
+{
+    wide_exact_sum logits = {splat_double(0), splat_double(0)};
+    vinteger hidden = (vinteger)splat(0);
+    for (ptrdiff_t j = 0; j < call->n_classes; j++) {
+        const vinteger is_hidden = group[j] == splat(HIDDEN);
+        hidden -= is_hidden;
+        add_vector(&logits, (vreal)((vinteger)group[j] & ~is_hidden));
+    }
+    const vreal seen = (real)call->n_classes - __builtin_convertvector(hidden, vreal);
+    for (int w = 0; w < WIDE; w++) { /* as in rows.h, row_terms */
+        const ptrdiff_t lane = i + w * DOUBLES;
+        const vdouble n = widen(seen, w), spread = call->smoothing / n;
+        *(vdouble *)(rows->mass + lane) = splat_double(call->smoothing);
+        *(vdouble *)(rows->gap + lane)
+            = spread * (n * widen(tops->max, w) - (w ? logits.lost : logits.sum));
+        *(vdouble *)(rows->less + lane) = spread;
+    }
+    return any(hidden != 0);
+}
+
+/* After the epilogue: what is taken from every element, and no longer from the target's alone. */
+static void take_smoothing(ptrdiff_t n, row_tile *rows)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        rows->less[i] *= rows->scale[i];
+        if (rows->target_logit[i] > (double)HIDDEN) rows->target_grad[i] -= rows->less[i];
+    }
+}
+
+/* Gradients of hidden classes but targets, from which nothing is to be taken. */
+static void clear_hidden(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_classes,
+                         const integer *targets, real *tile, const row_tile *rows)
+{
+    const char *from = x->data + first * x->row_stride;
+    for (ptrdiff_t i = 0; i < n; i++, from += x->row_stride)
+        for (ptrdiff_t j = 0; j < n_classes; j++)
+            if (get((const elem *)(from + j * x->class_stride)) == HIDDEN && j != targets[i])
+                *cell(tile, n_classes, i, j) = (real)(rows->factor[i] * 0); /* NaN stays */
+}
+
 /* Brings the terms of those of DOUBLES rows down whose factor is_tiny; in the tile or flat. */
 static void shrink_terms(real *tile, real *flat, ptrdiff_t n_classes, ptrdiff_t i, row_tile *rows)
 {
@@ -358,44 +403,63 @@ typedef struct {
     _Alignas(64) real logits[TILE_REALS]; /* what the softmax sees */
 } option_tiles;
 
+/* Which classes of LANES rows are not masked, by columns: numbers that are not 0; so are lanes from n on. */
+static void where_to_columns(const fastce_array *where, ptrdiff_t row, ptrdiff_t n,
+                             ptrdiff_t n_classes, vreal *seen)
+{
+    elem rows[(FEW_CLASSES + 1) * LANES];
+    const char *from = where->data + row * where->row_stride;
+    if (n >= LANES && where->class_stride == 1 && where->row_stride == n_classes)
+        for (ptrdiff_t k = 0; k < LANES * n_classes; k++) rows[k] = from[k] != 0;
+    else
+        for (ptrdiff_t l = 0; l < LANES; l++)
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                rows[l * n_classes + j]
+                    = l >= n || from[l * where->row_stride + j * where->class_stride];
+    rows_to_columns(rows, n_classes, seen);
+}
+
+/* The probabilities of class j of LANES rows; zeros from lane n on. */
+INLINE vreal probabilities_at(const fastce_array *q, ptrdiff_t row, ptrdiff_t n, ptrdiff_t j)
+{
+    const char *from = q->data + row * q->row_stride + j * q->class_stride;
+    _Alignas(64) real lanes[LANES];
+    for (ptrdiff_t l = 0; l < LANES; l++)
+        lanes[l] = l < n ? *(const real *)(from + l * q->row_stride) : 0;
+    return *(const vreal *)lanes;
+}
+
 /* Logits of rows first .. first + n through mask, scale and cap; dense gets q. */
 static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
                          real *tile, option_tiles *more)
 {
-    const ptrdiff_t n_classes = call->n_classes, padded = (n + LANES - 1) / LANES * LANES;
-    if (run->where.data)
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const char *where = run->where.data + (first + i) * run->where.row_stride;
-            for (ptrdiff_t j = 0; j < n_classes; j++)
-                if (!where[j * run->where.class_stride]) *cell(tile, n_classes, i, j) = HIDDEN;
-        }
-    for (ptrdiff_t j = 0; run->probabilities.data && j < n_classes; j++)
-        for (ptrdiff_t i = 0; i < padded; i++) {
-            const char *q = run->probabilities.data + (first + i) * run->probabilities.row_stride
-                            + j * run->probabilities.class_stride;
-            *cell(more->dense, n_classes, i, j) = i >= n ? 0 : *(const real *)q;
-        }
-    for (ptrdiff_t i = 0; i < padded; i += LANES) {
+    const ptrdiff_t n_classes = call->n_classes;
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
         vreal *group = group_of(tile, n_classes, i);
         vreal *logits = group_of(more->logits, n_classes, i);
         vreal *chain = group_of(more->chain, n_classes, i);
         vreal *dense = group_of(more->dense, n_classes, i);
-        vreal seen = splat(0);
+        vreal seen = splat(0), *where = logits;
+        if (run->where.data) where_to_columns(&run->where, first + i, n - i, n_classes, where);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
-            group[j] = logits[j] = prepare_logits(call, group[j], chain + j);
+            vreal x = group[j];
+            if (run->where.data) x = select_real(where[j] != 0, x, splat(HIDDEN));
+            group[j] = logits[j] = prepare_logits(call, x, chain + j);
             seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
         }
-        if (is_dense(call))
-            for (ptrdiff_t j = 0; j < n_classes; j++) {
-                const vreal probability = run->probabilities.data ? dense[j] : splat(0);
-                const double class_weight = call->class_weight ? call->class_weight[j] : 1;
-                dense[j] = dense_part(call, logits[j], probability, (real)call->smoothing / seen,
-                                      splat((real)class_weight));
-            }
+        const vreal spread = (real)call->smoothing / seen;
+        for (ptrdiff_t j = 0; is_dense(call) && j < n_classes; j++) {
+            const vreal probability
+                = run->probabilities.data
+                      ? probabilities_at(&run->probabilities, first + i, n - i, j)
+                      : splat(0);
+            const double class_weight = call->class_weight ? call->class_weight[j] : 1;
+            dense[j] = dense_part(call, logits[j], probability, spread, splat((real)class_weight));
+        }
     }
 }
 
-/* mass, gap and overlap of LANES rows whose max is known. */
+/* mass, gap and, for poly-1, overlap of LANES rows whose max is known. */
 INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
                          row_tile *rows)
 {
@@ -406,10 +470,10 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
         const ptrdiff_t lane = i + w * DOUBLES;
         wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
         vdouble overlap = splat_double(0);
-        for (ptrdiff_t j = 0; j < call->n_classes; j++) {
+        for (ptrdiff_t j = 0; j < call->n_classes; j++)
             add_gap(dense[j], logits[j], doubles_at(rows->max, lane), w, &mass, &gap);
+        for (ptrdiff_t j = 0; call->loss == FASTCE_POLY1 && j < call->n_classes; j++)
             overlap += widen(dense[j], w) * widen(terms[j], w);
-        }
         for (int l = 0; l < DOUBLES; l++) {
             rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
             rows->gap[lane + l] = result(gap.sum[l], gap.lost[l]);
@@ -421,7 +485,7 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
 /* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the formulas
  * are in rows.h, write_row. */
 INLINE void column_options(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
-                           const int64_t *targets, const row_tile *rows)
+                           const integer *targets, const row_tile *rows)
 {
     const ptrdiff_t n_classes = call->n_classes;
     vreal *terms = group_of(tile, n_classes, i), *hess = group_of(more->hess, n_classes, i);
@@ -429,68 +493,84 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     const vreal *chain = group_of(more->chain, n_classes, i);
     const vreal *logits = group_of(more->logits, n_classes, i);
     const int soft = call->probabilities.data != NULL, dense = is_dense(call);
-    const double softcap = call->softcap, logit_scale = call->logit_scale;
-    _Alignas(64) double inverse[LANES], rest_of_top[LANES], square[LANES], exact[LANES];
-    ptrdiff_t exact_at[LANES], top_at[LANES];
-    for (int l = 0; l < LANES; l++) {
-        const ptrdiff_t r = i + l;
-        inverse[l] = 1 / (rows->top[r] + rows->others[r]);
-        rest_of_top[l] = rows->others[r] * inverse[l];
-        square[l] = 2 * call->z_loss * rows->scale[r];
-        top_at[l] = 0;
-        while (top_at[l] < n_classes - 1 && !(logits[top_at[l]][l] == (real)rows->max[r]))
-            top_at[l]++;
-        exact_at[l] = targets[r];
-        exact[l] = rows->target_grad[r];
+    const vreal max = narrow(rows->max + i);
+    vinteger top_at = splat_integer(n_classes - 1), exact_at = *(const vinteger *)(targets + i);
+    for (ptrdiff_t j = n_classes - 1; j-- > 0;)
+        top_at = (vinteger)select_real(logits[j] == max, (vreal)splat_integer(j), (vreal)top_at);
+    _Alignas(64) double inverse[LANES], rest_of_top[LANES], square[LANES], exact[LANES],
+        lead[LANES];
+    for (int w = 0; w < WIDE; w++) {
+        const vdouble top = doubles_at(rows->top, i + w * DOUBLES);
+        const vdouble others = doubles_at(rows->others, i + w * DOUBLES);
+        *(vdouble *)(lead + w * DOUBLES) = top - others;
+        *(vdouble *)(inverse + w * DOUBLES) = 1 / (top + others);
+        *(vdouble *)(rest_of_top + w * DOUBLES) = others * doubles_at(inverse, w * DOUBLES);
+        *(vdouble *)(square + w * DOUBLES)
+            = doubles_at(rows->scale, i + w * DOUBLES) * (2 * call->z_loss);
+    }
+    if (soft) /* the top, where the row is sure of it */
+        exact_at
+            = call->loss == FASTCE_POLY1 ? splat_integer(-1) : top_at | ~(narrow(lead) > splat(0));
+    vreal q_exact = splat(0);
+    for (ptrdiff_t j = 0; dense && j < n_classes; j++)
+        q_exact = select_equal(exact_at, splat_integer(j), q[j], q_exact);
+    for (int w = 0; w < WIDE; w++) {
+        const ptrdiff_t lane = i + w * DOUBLES;
+        const vdouble scale = doubles_at(rows->scale, lane), own = widen(q_exact, w);
+        vdouble at = doubles_at(rows->target_grad, lane);
         if (soft) {
-            const int sure = rows->top[r] > rows->others[r];
-            exact_at[l] = sure && call->loss != FASTCE_POLY1 ? top_at[l] : -1;
-            if (exact_at[l] >= 0)
-                exact[l] = rows->scale[r]
-                           * ((rows->mass[r] - q[exact_at[l]][l]) + (rows->pull[r] - rows->mass[r])
-                              - rows->pull[r] * rest_of_top[l]);
-        } else if (dense && exact_at[l] >= 0) {
-            exact[l] -= rows->scale[r] * q[exact_at[l]][l];
+            const vdouble mass = doubles_at(rows->mass, lane), pull = doubles_at(rows->pull, lane);
+            const vdouble rest = doubles_at(rest_of_top, w * DOUBLES);
+            at = scale * ((mass - own) + (pull - mass) - pull * rest);
+        } else if (dense) {
+            at -= scale * own;
         }
+        *(vdouble *)(exact + w * DOUBLES) = at;
     }
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
     const vreal cross = narrow(rows->cross + i), to_p = narrow(inverse), twice = narrow(square);
-    const real outer = (real)logit_scale, bend = (real)(-2 / (softcap * softcap));
+    const vreal exact_grad = narrow(exact), exact_rest = narrow(rest_of_top);
+    const real outer = (real)call->logit_scale;
+    const real bend = (real)(-2 / (call->softcap * call->softcap));
     for (ptrdiff_t j = 0; j < n_classes; j++) {
-        const vreal term = terms[j], p = term * to_p;
-        vreal grad_z = term * factor, rest = (real)1 - p;
-        if (dense) {
-            grad_z -= q[j] * scale;
-            if (call->loss == FASTCE_POLY1) grad_z -= term * q[j] * cross;
+        const vinteger number = splat_integer(j);
+        const vreal term = terms[j], c = chain[j], z = logits[j];
+        vreal grad_z = term * factor;
+        if (dense) grad_z -= q[j] * scale;
+        if (call->loss == FASTCE_POLY1 && dense) grad_z -= term * q[j] * cross;
+        grad_z = select_equal(exact_at, number, exact_grad, grad_z);
+        if (call->hess.data) {
+            const vreal p = term * to_p;
+            const vreal rest = select_equal(top_at, number, exact_rest, (real)1 - p);
+            vreal hess_z = term * factor * rest + p * p * twice;
+            if (call->softcap != 0) {
+                /* where z is -inf, c is 0 and so is everything */
+                const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
+                hess_z = hess_z * c * c + grad_z * curve;
+            }
+            hess[j] = hess_z * outer * outer;
         }
-        for (int l = 0; l < LANES; l++) {
-            if (exact_at[l] == j) grad_z[l] = (real)exact[l];
-            if (top_at[l] == j) rest[l] = (real)rest_of_top[l];
-        }
-        vreal hess_z = term * factor * rest + p * p * twice;
-        if (softcap != 0) {
-            const vreal c = chain[j], z = logits[j];
-            /* where z is -inf, c is 0 and so is everything */
-            const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
-            hess_z = hess_z * c * c + grad_z * curve;
-            grad_z *= c;
-        }
-        terms[j] = grad_z * outer;
-        hess[j] = hess_z * outer * outer;
+        terms[j] = (call->softcap != 0 ? grad_z * c : grad_z) * outer;
     }
 }
 
-/* log_softmax and evaluate of n rows: as in rows.h, write_log_softmax and evaluate_row. */
+/* As in rows.h, write_log_softmax: (x - max) - log_sum in double. */
 static void log_softmax_tile(real *tile, option_tiles *more, ptrdiff_t n_classes, ptrdiff_t n,
                              const row_tile *rows)
 {
-    for (ptrdiff_t j = 0; j < n_classes; j++)
-        for (ptrdiff_t i = 0; i < n; i++)
-            *cell(tile, n_classes, i, j)
-                = (real)(((double)*cell(more->logits, n_classes, i, j) - rows->max[i])
-                         - rows->scale[i]);
+    for (ptrdiff_t i = 0; i < n; i += LANES)
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            _Alignas(64) double value[LANES];
+            for (int w = 0; w < WIDE; w++)
+                *(vdouble *)(value + w * DOUBLES)
+                    = (widen(group_of(more->logits, n_classes, i)[j], w)
+                       - doubles_at(rows->max, i + w * DOUBLES))
+                      - doubles_at(rows->scale, i + w * DOUBLES);
+            group_of(tile, n_classes, i)[j] = narrow(value);
+        }
 }
 
+/* As in rows.h, evaluate_row. */
 static void evaluate_tile(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t n,
                           const int64_t *targets, const row_tile *rows, fastce_row_stats *stats)
 {
@@ -561,11 +641,16 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
     for (ptrdiff_t i = 0; i < padded; i++)
         wanted[i] = call->loss == FASTCE_SOFTMAX ? -1 : (integer)targets[i];
     const int is_far = call->n_rows * n_classes >= FAR_FROM;
+    const int even = is_even(call);
+    int hidden = 0;
     column_tops tops[TILE / LANES];
-    for (ptrdiff_t i = 0; i < padded; i += LANES)
-        tops[i / LANES] = tops_of(group_of(tile, n_classes, i), n_classes);
+    for (ptrdiff_t i = 0; i < padded; i += LANES) {
+        const vreal *group = group_of(tile, n_classes, i);
+        tops[i / LANES] = tops_of(group, n_classes);
+        if (even) hidden |= column_even(call, group, i, tops + i / LANES, rows);
+    }
     const int is_flat
-        = flat && all_there
+        = flat && all_there && !hidden
           && flat_terms((const elem *)row_of(&run->logits, first), n, n_classes, tops, flat);
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
         vreal *group = group_of(tile, n_classes, i);
@@ -576,7 +661,7 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
         else
             column_terms(0, group, NULL, n_classes, i, wanted, tops + i / LANES, rows);
     }
-    if (is_dense(call))
+    if (more && is_dense(call))
         for (ptrdiff_t i = 0; i < padded; i += LANES) column_dense(call, tile, more, i, rows);
     if (!call->targets.data) memcpy(rows->target_logit, rows->max, sizeof rows->max);
     epilogue(call, rows, padded);
@@ -587,6 +672,7 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
                 rows->cross[i] = 0;
             }
     for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
+    if (even) take_smoothing(padded, rows);
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
         if (rows->max[i] - rows->max[i] != 0) { /* as infinite_logsumexp in rows.h */
             rows->loss[i] = rows->max[i];
@@ -616,24 +702,29 @@ static void one_tile(const fastce_call *call, const row_run *run, ptrdiff_t firs
         log_softmax_tile(tile, more, n_classes, n, rows);
     } else if (more) {
         for (ptrdiff_t i = 0; i < padded; i += LANES)
-            column_options(call, tile, more, i, targets, rows);
+            column_options(call, tile, more, i, wanted, rows);
         if (call->hess.data)
             store_tile(&run->hess, call->out_elem, call->stream, first, n, n_classes, more->hess);
     } else if (!is_flat) {
         for (ptrdiff_t i = 0; i < padded; i += LANES) {
             const vreal factor = narrow(rows->factor + i);
             const vreal target_grad = narrow(rows->target_grad + i);
+            const vreal less = even ? narrow(rows->less + i) : splat(0);
             const vinteger target = *(const vinteger *)(wanted + i);
             vreal *group = group_of(tile, n_classes, i);
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                group[j] = select_equal(target, splat_integer(j), target_grad, group[j] * factor);
+                group[j]
+                    = select_equal(target, splat_integer(j), target_grad, group[j] * factor - less);
         }
+        if (hidden) clear_hidden(&run->logits, first, n, n_classes, wanted, tile, rows);
     }
     fastce_array grad = run->grad;
     if (out) grad.data = (char *)(out->rows + out->n) - first * grad.row_stride;
-    if (is_flat)
-        flat_gradient(flat, n, n_classes, wanted, rows,
-                      (real *)(grad.data + first * grad.row_stride));
+    real *flat_grad = (real *)(grad.data + first * grad.row_stride);
+    if (is_flat && even)
+        flat_gradient(1, flat, n, n_classes, wanted, rows, flat_grad);
+    else if (is_flat)
+        flat_gradient(0, flat, n, n_classes, wanted, rows, flat_grad);
     else
         store_tile(&grad, call->out_elem, call->stream && !out, first, n, n_classes, tile);
     if (out) stream_rows(out, n * n_classes);
@@ -648,7 +739,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
     option_tiles *more = NULL;
     flat_rows of_flat, *flat = can_be_flat(call) ? &of_flat : NULL;
     if (flat) number_rows(flat, call->n_classes);
-    if (!is_plain(call))
+    if (!is_linear(call))
         more = (option_tiles *)(call->scratch + (size_t)thread * call->scratch_size);
 
     for (cursor at; claim_chunk(call, thread, &at);) {

@@ -33,6 +33,7 @@ typedef struct {
     /* out */
     _Alignas(64) double loss[TILE], factor[TILE], scale[TILE], target_grad[TILE];
     _Alignas(64) double pull[TILE];  /* where there is a dense part */
+    _Alignas(64) double less[TILE];  /* columns.h: even smoothing, taken from every element */
     _Alignas(64) double cross[TILE]; /* of term_j * q_j, subtracted from grad_j: poly-1 */
 } row_tile;
 

@@ -32,7 +32,7 @@ static void plan(fastce_call *call)
     call->n_chunks = n_runs * call->chunks_per_run;
     call->stream = elements >= STREAM_FROM / (ptrdiff_t)sizeof(elem);
     if (few)
-        call->scratch_size = is_plain(call) ? 0 : sizeof(option_tiles);
+        call->scratch_size = is_linear(call) ? 0 : sizeof(option_tiles);
     else
         call->scratch_size = (size_t)batch_rows(call) * batch_row_size(call);
     if (!few && !direct) call->scratch_size += 4 * strip_size(n_classes);

@@ -53,6 +53,12 @@ INLINE int is_plain(const fastce_call *call)
              || call->loss == FASTCE_EVALUATE);
 }
 
+/* Whether a row's gradient is term * factor - less, but at its target. */
+INLINE int is_linear(const fastce_call *call)
+{
+    return is_plain(call) || is_even(call);
+}
+
 /* Adds q to mass and q (max - z) to gap, for one part of each vector. */
 INLINE void add_gap(vreal q, vreal z, vdouble max, int part, wide_exact_sum *mass,
                     wide_exact_sum *gap)

@@ -802,7 +802,7 @@ static void finish_worker(const fastce_call *call, row_worker *worker)
 static void cross_entropy_rows(fastce_call *call, int thread)
 {
     const int as_real = call->out_elem != OWN_ELEM;
-    const int stream = call->stream && (is_plain(call) || is_even(call)) && !as_real;
+    const int stream = call->stream && is_linear(call) && !as_real;
     row_worker worker;
     cursor next;
     start_worker(call, thread, &worker);

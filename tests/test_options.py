@@ -200,21 +200,21 @@ def test_smoothing_spreads_over_the_classes_left(dtype):
 @dtypes
 @pytest.mark.parametrize("n_classes", [10, 130, 2500])
 def test_smoothing_of_rows_with_and_without_classes_at_minus_infinity(n_classes, dtype, isa, rng):
-    """Long rows without one take a shorter way, whatever their neighbours take."""
-    x = (rng.normal(size=(9, n_classes)) * 3).astype(dtype)
-    x[1::3, 3::7] = -np.inf
-    x[5, n_classes - 1] = np.nan
-    y = rng.integers(0, n_classes // 7 + 1, 9) * 7 + 1
+    """Rows without one take a shorter way, 64 few classes together, whatever their neighbours take."""
+    x = (rng.normal(size=(73, n_classes)) * 3).astype(dtype)
+    x[64::3, 3::7] = -np.inf
+    x[68, n_classes - 1] = np.nan
+    y = rng.integers(0, (n_classes + 5) // 7, 73) * 7 + 1
     options = {"label_smoothing": 0.1, "reduction": "none"}
     loss, grad = fastce.cross_entropy_with_grad(x, y, **options)
-    assert np.isnan(loss[5])
-    assert np.isnan(grad[5]).all()
-    assert not grad[1::3, 3::7].any()
-    sound = np.arange(9) != 5
+    assert np.isnan(loss[68])
+    assert np.isnan(grad[68]).all()
+    assert not grad[64::3, 3::7].any()
+    sound = np.arange(73) != 68
     expected_loss, expected_grad, _ = reference.cross_entropy(x[sound], y[sound], **options)
     assert_close(loss[sound], expected_loss, dtype)
     assert_close(grad[sound], expected_grad, dtype)
-    for i in range(9):
+    for i in range(73):
         alone, its_grad = fastce.cross_entropy_with_grad(x[i : i + 1], y[i : i + 1], **options)
         np.testing.assert_array_equal(alone[0], loss[i])
         np.testing.assert_array_equal(its_grad[0], grad[i])
@@ -227,6 +227,10 @@ def test_a_hidden_label_costs_infinity(dtype):
         loss, grad = fastce.cross_entropy_with_grad(x, targets, where=kept)
         assert loss == np.inf
         np.testing.assert_allclose(grad, [[0.5, -1, 0.5]], rtol=1e-6)
+    for x, where in ((x, kept), (np.array([[0, -np.inf, 0]], dtype), None)):
+        loss, grad = fastce.cross_entropy_with_grad(x, [1], where=where, label_smoothing=0.1)
+        assert loss == np.inf
+        np.testing.assert_allclose(grad, [[0.45, -0.9, 0.45]], rtol=1e-6)
 
 
 @dtypes
