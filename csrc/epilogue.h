@@ -51,15 +51,15 @@ INLINE vdouble power_double(vdouble u, double exponent)
 }
 
 /* A robust loss of the target's probability p = e^-ce: its value, and slope in d loss / d x_j =
- * slope * (p_j - [j = target]).  rest is 1 - p, exact.
+ * slope * (p_j - [j = target]).  rest is 1 - p; neither has a difference in it.
  *
  *     focal        alpha rest^beta ce                  Lin et al. 2017, eq. 4
  *     generalized  (1 - p^alpha) / alpha               Zhang and Sabuncu 2018, eq. 6
  *     symmetric    alpha ce + beta rest                Wang et al. 2019, eq. 7; beta holds -A
  *     poly-1       ce + alpha rest                     Leng et al. 2022, eq. 6 */
-INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble rest, vdouble *slope)
+INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble p, vdouble rest,
+                           vdouble *slope)
 {
-    const vdouble p = exp_nonpositive(-ce);
     const double alpha = call->alpha, beta = call->beta;
     switch (call->loss) {
     case FASTCE_FOCAL: {
@@ -121,7 +121,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         const vdouble inverse = doubles_at(inverse_total, i), log_sum = doubles_at(log_ratio, i);
         vdouble value = (max - target_logit) + log_sum, slope = splat_double(1);
         if (call->loss != FASTCE_CROSS_ENTROPY && call->loss != FASTCE_EVALUATE)
-            value = robust_loss(call, value, rest * inverse, &slope);
+            value = robust_loss(call, value, target_term * inverse, rest * inverse, &slope);
         const vlong nothing = (weight == 0) & (value == __builtin_inf()); /* 0 * -inf = 0 */
         vdouble loss = (vdouble)((vlong)(weight * value) & ~nothing);
         vdouble pull = splat_double(0), cross = splat_double(0);
