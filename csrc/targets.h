@@ -89,11 +89,14 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
     if (call->sample_weight)
         for (ptrdiff_t k = 0; k < n; k++) {
             rows->sample_weight[k] = call->sample_weight[first + k];
-            if (rows->sample_weight[k] == 0) all = targets[k] = -1;
+            targets[k] |= -(int64_t)(rows->sample_weight[k] == 0);
+            all |= targets[k];
         }
     if (call->keep_row)
-        for (ptrdiff_t k = 0; k < n; k++)
-            if (!call->keep_row[first + k]) all = targets[k] = -1;
+        for (ptrdiff_t k = 0; k < n; k++) {
+            targets[k] |= -(int64_t)!call->keep_row[first + k];
+            all |= targets[k];
+        }
     if (call->upstream)
         for (ptrdiff_t k = 0; k < n; k++) rows->upstream[k] = call->upstream[first + k];
     return all >= 0;
@@ -133,10 +136,10 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
             for (ptrdiff_t k = 0; k < n; k++) there += targets[k] >= 0;
             if (!weighted) continue;
             _Alignas(64) double weights[TILE];
-            for (ptrdiff_t k = 0; k < n; k++) {
-                const double weight = call->targets.data ? rows.weight[k] : 1;
-                weights[k] = targets[k] >= 0 ? rows.sample_weight[k] * weight : 0;
-            }
+            if (!call->targets.data)
+                for (ptrdiff_t k = 0; k < n; k++) rows.weight[k] = 1;
+            for (ptrdiff_t k = 0; k < n; k++)
+                weights[k] = targets[k] >= 0 ? rows.sample_weight[k] * rows.weight[k] : 0;
             for (ptrdiff_t k = n; k % DOUBLES; k++) weights[k] = 0;
             for (ptrdiff_t k = 0; k < n; k += DOUBLES) add_wide(&total, doubles_at(weights, k));
         }
