@@ -375,6 +375,27 @@ INLINE real block_terms(const row_input *input, ptrdiff_t n_classes, ptrdiff_t s
     return largest_lane(max);
 }
 
+/* Adds to the smoothing's part of the logits, where it is even.  By multiplications, which other units do than
+ * conversions and additions. */
+INLINE void smooth_logits(const row_input *input, ptrdiff_t start, ptrdiff_t n, wide_exact_sum *sum)
+{
+    const elem *x = input->x + start;
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vreal v = load_up_to(x, j, n, 0);
+        sum->sum += widen(v, 0) * input->spread;
+        sum->lost += widen(v, WIDE - 1) * input->spread;
+    }
+}
+
+/* mass and gap of such a row: in double a sum of floats, and this difference, has 29 bits to spare. */
+INLINE void even_gap(const fastce_call *call, const row_input *input,
+                     const wide_exact_sum *smoothed, row_tile *rows, ptrdiff_t r)
+{
+    const double whole = input->spread * (double)call->n_classes;
+    rows->mass[r] = call->smoothing;
+    rows->gap[r] = whole * rows->max[r] - sum_of_lanes(smoothed, 0);
+}
+
 /* The target's term, where something is made of it; at the top it is not used. */
 INLINE double term_of_target(const fastce_call *call, const real *terms, double target_logit,
                              int64_t target, const reference *ref)
@@ -400,7 +421,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     reference ref = *guess;
     vreference vref = spread(splat(ref.power));
     wide_exact_sum total = {splat_double(0), splat_double(0)};
-    wide_exact_sum logits = {splat_double(0), splat_double(0)};
+    wide_exact_sum smoothed = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), target_logit = 0;
     double others = 0; /* but for those in total */
     real top_term = 0;
@@ -415,8 +436,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         const real block_max = direct ? block_terms(input, n_classes, start, n, NULL, 0, &vref, to,
                                                     pending, terms, &sum)
                                       : prepare_block(call, input, start, n, block, scratch);
-        if (input->is_even)
-            for (ptrdiff_t j = 0; j < n; j += LANES) add_vector(&logits, load_up_to(x, j, n, 0));
+        if (input->is_even) smooth_logits(input, start, n, &smoothed);
         if (target >= start && target < start + n)
             target_logit = direct ? get(input->x + target) : block[target - start];
 
@@ -480,13 +500,11 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         rows->mass[r] = total_of(&mass);
         rows->gap[r] = total_of(&gap);
     } else if (input->is_even) {
-        /* in double a sum of floats, and this difference, has 29 bits to spare */
-        rows->mass[r] = call->smoothing;
-        rows->gap[r] = input->spread * ((double)n_classes * max - sum_of_lanes(&logits, 0));
+        even_gap(call, input, &smoothed, rows, r);
     }
 }
 
-/* The same for a row of one block without options: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
+/* The same for a row of one block whose gradient is linear: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
  * whether the guess was right; if not, only what was pending is done. */
 static int short_row_terms(const fastce_call *call, row_input *input, real *terms,
                            pending_row *pending, real *block, const reference *guess,
@@ -509,6 +527,11 @@ static int short_row_terms(const fastce_call *call, row_input *input, real *term
     rows->others[r] = others;
     rows->target_logit[r] = get(input->x + input->target);
     rows->target_term[r] = term_of_target(call, terms, rows->target_logit[r], input->target, guess);
+    if (input->is_even) {
+        wide_exact_sum smoothed = {splat_double(0), splat_double(0)};
+        smooth_logits(input, 0, n_classes, &smoothed);
+        even_gap(call, input, &smoothed, rows, r);
+    }
     return 1;
 }
 
@@ -722,7 +745,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
 {
     row_tile *rows = &worker->rows;
     int64_t targets[TILE];
-    const int is_short = worker->cut.n_blocks == 1 && is_plain(call);
+    const int is_short = worker->cut.n_blocks == 1 && is_linear(call);
     read_rows(call, run, first, n, targets, rows);
     for (ptrdiff_t r = 0; r < n; r++) {
         row_input *input = &worker->inputs[r];
