@@ -22,6 +22,10 @@ typedef uint16_t elem;
 #endif
 
 enum { REAL_ELEM = sizeof(real) == 8 ? FASTCE_F64 : FASTCE_F32 };
+enum {
+    LINE = 64 / (ptrdiff_t)sizeof(elem), /* elements of a cache line */
+    STREAM_BYTES = LANES * sizeof(elem), /* what a streaming store is aligned to */
+};
 
 INLINE float bits_to_float(uint32_t bits)
 {

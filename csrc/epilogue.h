@@ -1,5 +1,5 @@
 /* From the statistics of rows to their losses and the coefficients of their gradients, in double,
- * one row a lane.  Options of a loss live here; the loops over classes are in rows.h and columns.h.
+ * one row a lane.  Options of a loss live here; the loops over classes are in blocks.h and columns.h.
  *
  * With top the term of the row's maximum, others the sum of all other terms (a tie counts as
  * another), total = top + others, t the term of the target and w its weight,

@@ -6,6 +6,7 @@
 #include "gather.h"
 #include "optimizer.h"
 #include "stream.h"
+#include "strips.h"
 
 /* A chunk is the unit of work of a thread: 8192 elements take about 2 microseconds, against 0.05 to
  * claim one, and even 4096 x 10 makes enough of them for two threads to share; with MANY_ELEMENTS

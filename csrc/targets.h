@@ -5,6 +5,11 @@
 
 #include "epilogue.h"
 
+INLINE void *row_of(const fastce_array *array, ptrdiff_t i)
+{
+    return array->data ? array->data + i * array->row_stride : NULL;
+}
+
 /* A run of rows along the innermost row axis: the call's arrays with data at the run's first row,
  * which is row number `first` of all. */
 typedef struct {

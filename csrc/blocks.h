@@ -1,0 +1,243 @@
+/* A block of a row of many classes, lanes = classes: the loop that makes its terms, and what goes on in that
+ * loop meanwhile, prefetching and writing the row before.  Rows are in rows.h. */
+#ifndef FASTCE_BLOCKS_H
+#define FASTCE_BLOCKS_H
+
+#include "prepare.h"
+
+enum {
+    GROUP = 4 * LANES,                      /* elements of one step: four chains of arithmetic */
+    BLOCK = 8192 / (ptrdiff_t)sizeof(real), /* with 4 KB 1.03 of the time: loops start more often */
+    /* Streaming stores and others in turns wait for each other: bursts of a group cost 0.39 ns an
+     * element, of 1 KB 0.35, of 16 KB 0.45 (terms in L2; one thread, AVX-512). */
+    BURST = 1024 / (ptrdiff_t)sizeof(real),
+    /* The hardware does not prefetch far enough under so much arithmetic: 0.53 against 0.29 ns.
+     * 8 and 16 KB are equal, 4 KB is 1.08 times slower. */
+    AHEAD = 8192 / (ptrdiff_t)sizeof(elem),
+};
+
+/* Adds a vector so that nothing is lost that matters, for any number of classes: to doubles for float
+ * rows (the two halves of the vector, one to each part of the sum), exactly for double ones.  Every
+ * float is widened by itself: adding four of them first is 0.8 of the time, but costs a confident
+ * row's loss the last half of its 2 ulp. */
+INLINE void add_vector(wide_exact_sum *total, vreal x)
+{
+#if !defined(FASTCE_f64)
+    total->sum += widen(x, 0);
+    total->lost += widen(x, 1);
+#else
+    add_wide(total, x);
+#endif
+}
+
+/* The same for a group of floats in memory. */
+INLINE void add_group(wide_exact_sum *total, const real *x)
+{
+    for (int i = 0; i < GROUP; i += LANES) {
+        total->sum += widen_at(x + i, 0);
+        total->lost += widen_at(x + i, 1);
+    }
+}
+
+/* All lanes of a sum, less a term that is one of them.  Doubles have no bits to spare: three roundings here
+ * would take a confident row's loss past its 4 ulp. */
+INLINE double sum_of_lanes(const wide_exact_sum *total, double less)
+{
+#if !defined(FASTCE_f64)
+    const vdouble both = total->sum + total->lost;
+    double lanes[DOUBLES];
+    memcpy(lanes, &both, sizeof both);
+    for (int width = DOUBLES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0] - less;
+#else
+    wide_exact_sum all = *total;
+    for (int s = LANES / 2; s; s /= 2) {
+        const vinteger other = lane_numbers() ^ s;
+        all.lost += __builtin_shuffle(all.lost, other);
+        add_wide(&all, __builtin_shuffle(all.sum, other));
+    }
+    return (all.sum[0] - less) + all.lost[0];
+#endif
+}
+
+/* Element j of a row of grad. */
+INLINE void put(char *row, int as_real, ptrdiff_t j, real x)
+{
+    if (as_real || ELEM_IS_REAL)
+        ((real *)row)[j] = x;
+    else
+        put_as(OWN_ELEM, row + j * (ptrdiff_t)sizeof(elem), x);
+}
+
+/* Elements j .. j + n of a row of grad, at most a vector. */
+INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v)
+{
+    if (!ELEM_IS_REAL && as_real && n == LANES)
+        store_real((real *)row + j, v);
+    else if (!ELEM_IS_REAL && as_real)
+        for (ptrdiff_t l = 0; l < n; l++) put(row, 1, j + l, v[l]);
+    else if (n == LANES)
+        store((elem *)row + j, v);
+    else
+        store_part((elem *)row + j, n, v);
+}
+
+/* The last row whose terms are known: its gradient is written while the next row is read. */
+typedef struct {
+    char *grad;  /* NULL: nothing is pending */
+    int as_real; /* grad holds reals where the logits are halves */
+    ptrdiff_t
+        head; /* elements before the first aligned one: stores across lines take twice the time */
+    int stream;
+    real factor, less; /* grad is term * factor - less */
+} pending_row;
+
+/* Elements [from, to) of a pending gradient, less than a vector of them. */
+INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
+{
+    const vreal g = load_real(terms + from) * row->factor - row->less;
+    put_vector(row->grad, row->as_real, from, to - from, g);
+}
+
+INLINE void write_vector(const pending_row *row, const real *terms, ptrdiff_t j)
+{
+    const vreal g = load_real(terms + j) * row->factor - row->less;
+    if (row->stream)
+        store_stream((elem *)row->grad + j, g);
+    else
+        put_vector(row->grad, row->as_real, j, LANES, g);
+}
+
+/* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads terms up
+ * to head beyond them, which the next row overwrites only afterwards. */
+INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t from,
+                        ptrdiff_t n_classes)
+{
+    const ptrdiff_t first = row->head + from;
+    const ptrdiff_t end = first + BURST < n_classes ? first + BURST : n_classes;
+    const pending_row copy = *row; /* in registers, whatever is stored */
+    ptrdiff_t j = first;
+    if (from == 0 && row->head) write_part(row, terms, 0, row->head);
+    for (; j + LANES <= end; j += LANES) write_vector(&copy, terms, j);
+    if (j < end) write_part(row, terms, j, end);
+}
+
+INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_classes)
+{
+    if (row->grad)
+        for (ptrdiff_t j = 0; j < n_classes; j += BURST) write_burst(row, terms, j, n_classes);
+    row->grad = NULL;
+}
+
+/* One row, contiguous, on its way through the loops below. */
+typedef struct {
+    const elem *x, *next_x;
+    const real *probabilities;
+    const char *where; /* and its stride */
+    ptrdiff_t where_stride;
+    int64_t target;
+    double spread; /* smoothing per class that is left */
+    int is_even;   /* so far; a hidden class makes it dense */
+    ptrdiff_t top_at;
+} row_input;
+
+/* Fetches what will be read AHEAD of element j: past the end of a row, the next one. */
+INLINE void prefetch_group(const row_input *input, ptrdiff_t n_classes, ptrdiff_t j)
+{
+    const ptrdiff_t at = j + AHEAD;
+    const elem *from = at < n_classes || !input->next_x ? input->x : input->next_x - n_classes;
+    for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch_to_l2(from + at + i);
+}
+
+/* How rows are cut into blocks: n_blocks of n_groups each, the first n_longer of one more. */
+typedef struct {
+    ptrdiff_t n_classes, n_blocks, n_groups, n_longer;
+} row_blocks;
+
+INLINE row_blocks cut_rows(ptrdiff_t n_classes)
+{
+    const ptrdiff_t n_blocks = (n_classes + BLOCK - 1) / BLOCK;
+    const ptrdiff_t n_groups = (n_classes + GROUP - 1) / GROUP;
+    return (row_blocks){n_classes, n_blocks, n_groups / n_blocks, n_groups % n_blocks};
+}
+
+/* Where block b starts. */
+INLINE ptrdiff_t block_start(const row_blocks *cut, ptrdiff_t b)
+{
+    const ptrdiff_t longer = b < cut->n_longer ? b : cut->n_longer;
+    return b == cut->n_blocks ? cut->n_classes : (b * cut->n_groups + longer) * GROUP;
+}
+
+/* Where the first x in block is; there is one. */
+INLINE ptrdiff_t find(const real *block, real x)
+{
+    const vreal wanted = splat(x);
+    for (ptrdiff_t j = 0;; j += GROUP) {
+        vinteger held[4];
+        for (int i = 0; i < 4; i++) held[i] = *(const vreal *)(block + j + i * LANES) == wanted;
+        if (!any((held[0] | held[1]) | (held[2] | held[3]))) continue;
+        int i = 0;
+        while (!any(held[i])) i++;
+        return j + i * LANES + first_lane(held[i]);
+    }
+}
+
+/* Elements j .. j + LANES of n; rest beyond. */
+INLINE vreal load_up_to(const elem *x, ptrdiff_t j, ptrdiff_t n, real rest)
+{
+    if (j + LANES <= n) return load(x + j);
+    return j < n ? load_part(x + j, n - j, rest) : splat(rest);
+}
+
+/* Four vectors of logits: of the row itself, or of what prepare_block() made of it. */
+INLINE void load_group(const elem *x, const real *block, real shift, vreal *v)
+{
+    for (int i = 0; i < GROUP; i += LANES)
+        v[i / LANES] = block ? *(const vreal *)(block + i) - shift : load(x + i);
+}
+
+/* The terms of n elements of a row from start on go to `to`, their sum to `total`, and meanwhile what is
+ * pending is written.  block is NULL, or holds the elements.  Returns their maximum. */
+INLINE real block_terms(const row_input *input, ptrdiff_t n_classes, ptrdiff_t start, ptrdiff_t n,
+                        const real *block, real shift, const vreference *ref, real *to,
+                        const pending_row *pending, const real *pending_terms,
+                        wide_exact_sum *total)
+{
+    const elem *x = input->x + start;
+    const ptrdiff_t whole = n / GROUP * GROUP;
+    _Alignas(64) elem tail[GROUP]; /* the last group where it is partial */
+    wide_exact_sum sum = {splat_double(0), splat_double(0)};
+    vreal max = splat(HIDDEN), ahead[4];
+    if (!block && whole < n)
+        for (ptrdiff_t l = 0; l < GROUP; l += LANES)
+            store(tail + l, load_up_to(x, whole + l, n, HIDDEN));
+    load_group(whole ? x : tail, block, shift, ahead);
+    for (ptrdiff_t j = 0; j < n; j += GROUP) {
+        if (pending->grad && (start + j) % BURST == 0)
+            write_burst(pending, pending_terms, start + j, n_classes);
+        prefetch_group(input, n_classes, start + j);
+        /* Loaded a group early: halves, which are converted, in 0.95 of the time, floats in 1.00. */
+        vreal v[4], e[4];
+        memcpy(v, ahead, sizeof v);
+        if (j + GROUP < n)
+            load_group(j + GROUP < whole ? x + j + GROUP : tail, block ? block + j + GROUP : NULL,
+                       shift, ahead);
+        for (int i = 0; i < 4; i++) {
+            max = maximum(v[i], max); /* NaN is passed over */
+            e[i] = exp_terms(v[i], ref);
+        }
+        for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
+        /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
+         * chain of term, conversion and sum is long: 0.95 of the time; of doubles 1.02. */
+        if (WIDE == 1)
+            for (int i = 0; i < 4; i++) add_vector(&sum, e[i]);
+        else if (j)
+            add_group(&sum, to + j - GROUP);
+    }
+    if (WIDE > 1) add_group(&sum, to + (n - 1) / GROUP * GROUP);
+    *total = sum;
+    return largest_lane(max);
+}
+
+#endif

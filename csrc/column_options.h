@@ -1,0 +1,200 @@
+/* Options of few classes, a tile at a time.  The formulas are in row_options.h, with those of many classes. */
+#ifndef FASTCE_COLUMN_OPTIONS_H
+#define FASTCE_COLUMN_OPTIONS_H
+
+#include "row_options.h"
+#include "tiles.h"
+
+/* What a tile of rows has besides its logits, where a call has options. */
+typedef struct {
+    _Alignas(64) real dense[TILE_REALS], chain[TILE_REALS], hess[TILE_REALS];
+    _Alignas(64) real logits[TILE_REALS]; /* what the softmax sees */
+} option_tiles;
+
+/* Which classes of LANES rows are not masked, by columns: numbers that are not 0; so are lanes from n on. */
+static void where_to_columns(const fastce_array *where, ptrdiff_t row, ptrdiff_t n,
+                             ptrdiff_t n_classes, vreal *seen)
+{
+    elem rows[(FEW_CLASSES + 1) * LANES];
+    const char *from = where->data + row * where->row_stride;
+    if (n >= LANES && where->class_stride == 1 && where->row_stride == n_classes)
+        for (ptrdiff_t k = 0; k < LANES * n_classes; k++) rows[k] = from[k] != 0;
+    else
+        for (ptrdiff_t l = 0; l < LANES; l++)
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                rows[l * n_classes + j]
+                    = l >= n || from[l * where->row_stride + j * where->class_stride];
+    rows_to_columns(rows, n_classes, seen);
+}
+
+/* The probabilities of class j of LANES rows; zeros from lane n on. */
+INLINE vreal probabilities_at(const fastce_array *q, ptrdiff_t row, ptrdiff_t n, ptrdiff_t j)
+{
+    const char *from = q->data + row * q->row_stride + j * q->class_stride;
+    _Alignas(64) real lanes[LANES];
+    for (ptrdiff_t l = 0; l < LANES; l++)
+        lanes[l] = l < n ? *(const real *)(from + l * q->row_stride) : 0;
+    return *(const vreal *)lanes;
+}
+
+/* Logits of rows first .. first + n through mask, scale and cap; dense gets q. */
+static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
+                         real *tile, option_tiles *more)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vreal *group = group_of(tile, n_classes, i);
+        vreal *logits = group_of(more->logits, n_classes, i);
+        vreal *chain = group_of(more->chain, n_classes, i);
+        vreal *dense = group_of(more->dense, n_classes, i);
+        vreal seen = splat(0), *where = logits;
+        if (run->where.data) where_to_columns(&run->where, first + i, n - i, n_classes, where);
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            vreal x = group[j];
+            if (run->where.data) x = select_real(where[j] != 0, x, splat(HIDDEN));
+            group[j] = logits[j] = prepare_logits(call, x, chain + j);
+            seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
+        }
+        const vreal spread = (real)call->smoothing / seen;
+        for (ptrdiff_t j = 0; is_dense(call) && j < n_classes; j++) {
+            const vreal probability
+                = run->probabilities.data
+                      ? probabilities_at(&run->probabilities, first + i, n - i, j)
+                      : splat(0);
+            const double class_weight = call->class_weight ? call->class_weight[j] : 1;
+            dense[j] = dense_part(call, logits[j], probability, spread, splat((real)class_weight));
+        }
+    }
+}
+
+/* mass, gap and, for poly-1, overlap of LANES rows whose max is known. */
+INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
+                         row_tile *rows)
+{
+    const vreal *terms = group_of(tile, call->n_classes, i);
+    const vreal *dense = group_of(more->dense, call->n_classes, i);
+    const vreal *logits = group_of(more->logits, call->n_classes, i);
+    for (int w = 0; w < WIDE; w++) {
+        const ptrdiff_t lane = i + w * DOUBLES;
+        wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
+        vdouble overlap = splat_double(0);
+        for (ptrdiff_t j = 0; j < call->n_classes; j++)
+            add_gap(dense[j], logits[j], doubles_at(rows->max, lane), w, &mass, &gap);
+        for (ptrdiff_t j = 0; call->loss == FASTCE_POLY1 && j < call->n_classes; j++)
+            overlap += widen(dense[j], w) * widen(terms[j], w);
+        for (int l = 0; l < DOUBLES; l++) {
+            rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
+            rows->gap[lane + l] = result(gap.sum[l], gap.lost[l]);
+        }
+        *(vdouble *)(rows->overlap + lane) = overlap;
+    }
+}
+
+/* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the formulas
+ * are in row_options.h, write_row. */
+INLINE void column_options(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
+                           const integer *targets, const row_tile *rows)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    vreal *terms = group_of(tile, n_classes, i), *hess = group_of(more->hess, n_classes, i);
+    const vreal *q = group_of(more->dense, n_classes, i);
+    const vreal *chain = group_of(more->chain, n_classes, i);
+    const vreal *logits = group_of(more->logits, n_classes, i);
+    const int soft = call->probabilities.data != NULL, dense = is_dense(call);
+    const vreal max = narrow(rows->max + i);
+    vinteger top_at = splat_integer(n_classes - 1), exact_at = *(const vinteger *)(targets + i);
+    for (ptrdiff_t j = n_classes - 1; j-- > 0;)
+        top_at = (vinteger)select_real(logits[j] == max, (vreal)splat_integer(j), (vreal)top_at);
+    _Alignas(64) double inverse[LANES], rest_of_top[LANES], square[LANES], exact[LANES],
+        lead[LANES];
+    for (int w = 0; w < WIDE; w++) {
+        const vdouble top = doubles_at(rows->top, i + w * DOUBLES);
+        const vdouble others = doubles_at(rows->others, i + w * DOUBLES);
+        *(vdouble *)(lead + w * DOUBLES) = top - others;
+        *(vdouble *)(inverse + w * DOUBLES) = 1 / (top + others);
+        *(vdouble *)(rest_of_top + w * DOUBLES) = others * doubles_at(inverse, w * DOUBLES);
+        *(vdouble *)(square + w * DOUBLES)
+            = doubles_at(rows->scale, i + w * DOUBLES) * (2 * call->z_loss);
+    }
+    if (soft) /* the top, where the row is sure of it */
+        exact_at
+            = call->loss == FASTCE_POLY1 ? splat_integer(-1) : top_at | ~(narrow(lead) > splat(0));
+    vreal q_exact = splat(0);
+    for (ptrdiff_t j = 0; dense && j < n_classes; j++)
+        q_exact = select_equal(exact_at, splat_integer(j), q[j], q_exact);
+    for (int w = 0; w < WIDE; w++) {
+        const ptrdiff_t lane = i + w * DOUBLES;
+        const vdouble scale = doubles_at(rows->scale, lane), own = widen(q_exact, w);
+        vdouble at = doubles_at(rows->target_grad, lane);
+        if (soft) {
+            const vdouble mass = doubles_at(rows->mass, lane), pull = doubles_at(rows->pull, lane);
+            const vdouble rest = doubles_at(rest_of_top, w * DOUBLES);
+            at = scale * ((mass - own) + (pull - mass) - pull * rest);
+        } else if (dense) {
+            at -= scale * own;
+        }
+        *(vdouble *)(exact + w * DOUBLES) = at;
+    }
+    const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
+    const vreal cross = narrow(rows->cross + i), to_p = narrow(inverse), twice = narrow(square);
+    const vreal exact_grad = narrow(exact), exact_rest = narrow(rest_of_top);
+    const real outer = (real)call->logit_scale;
+    const real bend = (real)(-2 / (call->softcap * call->softcap));
+    for (ptrdiff_t j = 0; j < n_classes; j++) {
+        const vinteger number = splat_integer(j);
+        const vreal term = terms[j], c = chain[j], z = logits[j];
+        vreal grad_z = term * factor;
+        if (dense) grad_z -= q[j] * scale;
+        if (call->loss == FASTCE_POLY1 && dense) grad_z -= term * q[j] * cross;
+        grad_z = select_equal(exact_at, number, exact_grad, grad_z);
+        if (call->hess.data) {
+            const vreal p = term * to_p;
+            const vreal rest = select_equal(top_at, number, exact_rest, (real)1 - p);
+            vreal hess_z = term * factor * rest + p * p * twice;
+            if (call->softcap != 0) {
+                /* where z is -inf, c is 0 and so is everything */
+                const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
+                hess_z = hess_z * c * c + grad_z * curve;
+            }
+            hess[j] = hess_z * outer * outer;
+        }
+        terms[j] = (call->softcap != 0 ? grad_z * c : grad_z) * outer;
+    }
+}
+
+/* As in row_options.h, write_log_softmax: (x - max) - log_sum in double. */
+static void log_softmax_tile(real *tile, option_tiles *more, ptrdiff_t n_classes, ptrdiff_t n,
+                             const row_tile *rows)
+{
+    for (ptrdiff_t i = 0; i < n; i += LANES)
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            _Alignas(64) double value[LANES];
+            for (int w = 0; w < WIDE; w++)
+                *(vdouble *)(value + w * DOUBLES)
+                    = (widen(group_of(more->logits, n_classes, i)[j], w)
+                       - doubles_at(rows->max, i + w * DOUBLES))
+                      - doubles_at(rows->scale, i + w * DOUBLES);
+            group_of(tile, n_classes, i)[j] = narrow(value);
+        }
+}
+
+/* As in row_options.h, evaluate_row. */
+static void evaluate_tile(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t n,
+                          const int64_t *targets, const row_tile *rows, fastce_row_stats *stats)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        elem x[FEW_CLASSES];
+        real terms[FEW_CLASSES];
+        const row_input input = {.x = x, .target = targets[i]};
+        stats[i] = (fastce_row_stats){.rank = -1};
+        if (targets[i] < 0) continue;
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            put_as(OWN_ELEM, (char *)(x + j), *cell(more->logits, n_classes, i, j));
+            terms[j] = *cell(tile, n_classes, i, j);
+        }
+        evaluate_row(call, &input, terms, rows, i, stats + i);
+    }
+}
+
+#endif

@@ -1,0 +1,188 @@
+/* Options of many classes: what they do to a block before its terms are made, and to a row's gradient after
+ * its sum is known.  Those of few classes are in column_options.h. */
+#ifndef FASTCE_ROW_OPTIONS_H
+#define FASTCE_ROW_OPTIONS_H
+
+#include "blocks.h"
+
+/* One row's scratch, [n_classes] up to a whole GROUP each. */
+typedef struct {
+    real *terms;
+    real *dense; /* q */
+    real *chain; /* d z / d x */
+} row_scratch;
+
+/* Copies a block through the options and fills up its last group with -inf; fills dense and chain.
+ * Returns the maximum. */
+static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
+                          ptrdiff_t n, real *block, const row_scratch *scratch)
+{
+    const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
+    vreal largest = splat(HIDDEN);
+    for (ptrdiff_t j = 0; j < (n + GROUP - 1) / GROUP * GROUP; j += LANES)
+        *(vreal *)(block + j) = load_up_to(row->x + start, j, n, HIDDEN);
+    if (row->where)
+        for (ptrdiff_t j = 0; j < n; j++)
+            if (!row->where[(start + j) * row->where_stride]) block[j] = HIDDEN;
+    for (ptrdiff_t j = 0; j < end; j += LANES) {
+        vreal chain, z = prepare_logits(call, *(const vreal *)(block + j), &chain);
+        *(vreal *)(block + j) = z;
+        largest = maximum(z, largest); /* NaN is passed over */
+        if (call->softcap != 0) *(vreal *)(scratch->chain + start + j) = chain;
+        if (is_dense(call) && !row->is_even) {
+            const ptrdiff_t left = n - j < LANES ? n - j : LANES;
+            vreal probability = splat(0), class_weight = splat(1);
+            if (row->probabilities && left == LANES)
+                probability = load_real(row->probabilities + start + j);
+            else if (row->probabilities)
+                for (ptrdiff_t l = 0; l < left; l++)
+                    probability[l] = row->probabilities[start + j + l];
+            if (call->class_weight)
+                for (ptrdiff_t l = 0; l < left; l++)
+                    class_weight[l] = (real)call->class_weight[start + j + l];
+            *(vreal *)(scratch->dense + start + j)
+                = dense_part(call, z, probability, splat((real)row->spread), class_weight);
+        }
+    }
+    return largest_lane(largest);
+}
+
+/* Classes of a row that no mask hides; NaN is not hidden, but its row is NaN anyway. */
+static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
+{
+    ptrdiff_t seen = 0;
+    for (ptrdiff_t j = 0; j < call->n_classes; j++)
+        seen += (get(row->x + j) != HIDDEN)
+                & (!row->where || row->where[j * row->where_stride] != 0);
+    return seen;
+}
+
+INLINE double spread_of(const fastce_call *call, const row_input *row)
+{
+    return call->smoothing / (double)(row->is_even ? call->n_classes : count_seen(call, row));
+}
+
+/* Adds to the smoothing's part of the logits, where it is even.  By multiplications, which other units do than
+ * conversions and additions. */
+INLINE void smooth_logits(const row_input *input, ptrdiff_t start, ptrdiff_t n, wide_exact_sum *sum)
+{
+    const elem *x = input->x + start;
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const vreal v = load_up_to(x, j, n, 0);
+        sum->sum += widen(v, 0) * input->spread;
+        sum->lost += widen(v, WIDE - 1) * input->spread;
+    }
+}
+
+/* mass and gap of such a row: in double a sum of floats, and this difference, has 29 bits to spare. */
+INLINE void even_gap(const fastce_call *call, const row_input *input,
+                     const wide_exact_sum *smoothed, row_tile *rows, ptrdiff_t r)
+{
+    const double whole = input->spread * (double)call->n_classes;
+    rows->mass[r] = call->smoothing;
+    rows->gap[r] = whole * rows->max[r] - sum_of_lanes(smoothed, 0);
+}
+
+/* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options
+ * need the scratch.  With p_j = term_j / total the second derivative is
+ * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule. */
+static void write_row(const fastce_call *call, const row_input *input, const row_scratch *scratch,
+                      const row_tile *rows, ptrdiff_t r, int as_real, char *grad, char *hess)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    const double inverse = 1 / (rows->top[r] + rows->others[r]);
+    const double scale = rows->scale[r], logit_scale = call->logit_scale, softcap = call->softcap;
+    const vreal factor = splat((real)rows->factor[r]), wide_scale = splat((real)scale);
+    const vreal cross = splat((real)rows->cross[r]), to_p = splat((real)inverse);
+    const vreal square = splat((real)(2 * call->z_loss * scale));
+    const real *dense = is_dense(call) ? scratch->dense : NULL;
+    const real *chain = softcap != 0 ? scratch->chain : NULL;
+
+    /* the two elements that the formulas below would cancel in: [0] the target or, of dense
+     * targets, the top; [1] the top */
+    double exact_grad = rows->target_grad[r];
+    ptrdiff_t exact_at = input->target;
+    if (call->probabilities.data) {
+        const int sure = rows->top[r] > rows->others[r];
+        exact_at = sure && call->loss != FASTCE_POLY1 ? input->top_at : -1;
+        if (exact_at >= 0)
+            exact_grad = scale
+                         * ((rows->mass[r] - dense[exact_at]) + (rows->pull[r] - rows->mass[r])
+                            - rows->pull[r] * (rows->others[r] * inverse));
+    } else if (dense) {
+        exact_grad -= scale * dense[exact_at];
+    }
+
+    for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
+        const vreal term = *(const vreal *)(scratch->terms + j);
+        const vreal p = term * to_p;
+        vreal grad_z = term * factor, rest = (real)1 - p;
+        if (dense) {
+            const vreal q = *(const vreal *)(dense + j);
+            grad_z -= q * wide_scale;
+            if (call->loss == FASTCE_POLY1) grad_z -= term * q * cross;
+        }
+        if (exact_at >= j && exact_at < j + LANES) grad_z[exact_at - j] = (real)exact_grad;
+        if (input->top_at >= j && input->top_at < j + LANES)
+            rest[input->top_at - j] = (real)(rows->others[r] * inverse);
+        vreal hess_z = term * factor * rest + p * p * square;
+        if (chain) {
+            const vreal c = *(const vreal *)(chain + j);
+            if (hess) {
+                vreal x = splat(0), unused;
+                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++)
+                    x[l] = get(input->x + j + l);
+                const vreal z = prepare_logits(call, x, &unused);
+                const vreal bent = z * (real)(-2 / (softcap * softcap)) * c;
+                /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */
+                const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));
+                hess_z = hess_z * c * c + grad_z * curve;
+            }
+            grad_z *= c;
+        }
+        const ptrdiff_t left = n_classes - j < LANES ? n_classes - j : LANES;
+        put_vector(grad, as_real, j, left, grad_z * (real)logit_scale);
+        if (hess)
+            put_vector(hess, as_real, j, left, hess_z * (real)logit_scale * (real)logit_scale);
+    }
+}
+
+/* (x - max) - log_sum in double, rounded once: at the top class the loss itself. */
+static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile *rows, ptrdiff_t r,
+                              int as_real, char *out)
+{
+    const double max = rows->max[r], log_sum = rows->scale[r];
+    for (ptrdiff_t j = 0; j < n_classes; j++)
+        put(out, as_real, j, (real)(((double)get(x + j) - max) - log_sum));
+}
+
+/* logsumexp of a row whose maximum is max = +-inf: max, unless the row holds NaN. */
+static double infinite_logsumexp(double max, const elem *x, ptrdiff_t n_classes)
+{
+    for (ptrdiff_t j = 0; j < n_classes; j++)
+        if (get(x + j) != get(x + j)) return __builtin_nan("");
+    return max;
+}
+
+/* How a row was predicted; its entropy is log_sum + sum of p_j (max - x_j). */
+static void evaluate_row(const fastce_call *call, const row_input *input, const real *terms,
+                         const row_tile *rows, ptrdiff_t r, fastce_row_stats *stats)
+{
+    const real at_target = get(input->x + input->target);
+    const double total = rows->top[r] + rows->others[r];
+    ptrdiff_t before = 0;
+    double spread = 0;
+    for (ptrdiff_t j = 0; j < call->n_classes; j++) {
+        const real x = get(input->x + j);
+        before += (x > at_target) | ((x == at_target) & (j < input->target));
+        spread += terms[j] > 0 ? (double)terms[j] * (rows->max[r] - (double)x) : 0;
+    }
+    if (!(total > 0)) before = call->n_classes; /* a row that is NaN is right for nobody */
+    vdouble inverse;
+    const vdouble log_sum
+        = log_of_sum(splat_double(rows->top[r]), splat_double(rows->others[r]), &inverse);
+    *stats = (fastce_row_stats){rows->loss[r], log_sum[0] + spread / total, rows->top[r] / total,
+                                before};
+}
+
+#endif
