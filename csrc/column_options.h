@@ -11,19 +11,20 @@ typedef struct {
     _Alignas(64) real logits[TILE_REALS]; /* what the softmax sees */
 } option_tiles;
 
-/* Which classes of LANES rows are not masked, by columns: numbers that are not 0; so are lanes from n on. */
+/* Which classes of LANES rows are not masked, by columns: what is not 0, -1 or, of halves, NaN, for subnormals may
+ * be taken for 0; so are lanes from n on. */
 static void where_to_columns(const fastce_array *where, ptrdiff_t row, ptrdiff_t n,
                              ptrdiff_t n_classes, vreal *seen)
 {
     elem rows[(FEW_CLASSES + 1) * LANES];
     const char *from = where->data + row * where->row_stride;
     if (n >= LANES && where->class_stride == 1 && where->row_stride == n_classes)
-        for (ptrdiff_t k = 0; k < LANES * n_classes; k++) rows[k] = from[k] != 0;
+        for (ptrdiff_t k = 0; k < LANES * n_classes; k++) rows[k] = (elem) - (from[k] != 0);
     else
         for (ptrdiff_t l = 0; l < LANES; l++)
             for (ptrdiff_t j = 0; j < n_classes; j++)
                 rows[l * n_classes + j]
-                    = l >= n || from[l * where->row_stride + j * where->class_stride];
+                    = (elem) - (l >= n || from[l * where->row_stride + j * where->class_stride]);
     rows_to_columns(rows, n_classes, seen);
 }
 
@@ -55,14 +56,17 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
             group[j] = logits[j] = prepare_logits(call, x, chain + j);
             seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
         }
-        const vreal spread = (real)call->smoothing / seen;
+        _Alignas(64) double spread[LANES];
+        for (int w = 0; w < WIDE; w++)
+            *(vdouble *)(spread + w * DOUBLES) = call->smoothing / widen(seen, w);
         for (ptrdiff_t j = 0; is_dense(call) && j < n_classes; j++) {
             const vreal probability
                 = run->probabilities.data
                       ? probabilities_at(&run->probabilities, first + i, n - i, j)
                       : splat(0);
             const double class_weight = call->class_weight ? call->class_weight[j] : 1;
-            dense[j] = dense_part(call, logits[j], probability, spread, splat((real)class_weight));
+            dense[j] = dense_part(call, logits[j], probability, narrow(spread),
+                                  splat((real)class_weight));
         }
     }
 }
@@ -136,19 +140,18 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
         *(vdouble *)(exact + w * DOUBLES) = at;
     }
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
-    const vreal cross = narrow(rows->cross + i), to_p = narrow(inverse), twice = narrow(square);
+    const vreal cross = scale * (real)call->alpha, to_p = narrow(inverse), twice = narrow(square);
     const vreal exact_grad = narrow(exact), exact_rest = narrow(rest_of_top);
     const real outer = (real)call->logit_scale;
     const real bend = (real)(-2 / (call->softcap * call->softcap));
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vinteger number = splat_integer(j);
-        const vreal term = terms[j], c = chain[j], z = logits[j];
+        const vreal term = terms[j], p = term * to_p, c = chain[j], z = logits[j];
         vreal grad_z = term * factor;
         if (dense) grad_z -= q[j] * scale;
-        if (call->loss == FASTCE_POLY1 && dense) grad_z -= term * q[j] * cross;
+        if (call->loss == FASTCE_POLY1 && dense) grad_z -= q[j] * p * cross;
         grad_z = select_equal(exact_at, number, exact_grad, grad_z);
         if (call->hess.data) {
-            const vreal p = term * to_p;
             const vreal rest = select_equal(top_at, number, exact_rest, (real)1 - p);
             vreal hess_z = term * factor * rest + p * p * twice;
             if (call->softcap != 0) {

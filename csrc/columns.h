@@ -132,7 +132,7 @@ INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrd
 }
 
 /* mass, gap and spread of LANES rows that have the same smoothing in all classes but hidden ones; returns
- * whether there are any. */
+ * whether a class is hidden. */
 INLINE int column_even(const fastce_call *call, const vreal *group, ptrdiff_t i,
                        const column_tops *tops, row_tile *rows)
 {
@@ -271,8 +271,7 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
     epilogue(call, rows, padded);
     for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
         if (worker->targets[i] < 0) /* also where the mean divides by 0 */
-            rows->loss[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i] = rows->cross[i]
-                = 0;
+            rows->loss[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i] = 0;
     for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
     if (is_even(call)) take_smoothing(padded, rows);
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
@@ -334,13 +333,13 @@ static void write_tile(const fastce_call *call, const row_run *run, tile_worker 
     }
     fastce_array grad = run->grad;
     if (out) grad.data = (char *)(out->rows + out->n) - first * grad.row_stride;
-    real *flat_grad = (real *)(grad.data + first * grad.row_stride);
+    real *to = (real *)(grad.data + first * grad.row_stride);
     if (!worker->is_flat)
         store_tile(&grad, call->out_elem, call->stream && !out, first, n, n_classes, tile);
     else if (is_even(call))
-        flat_gradient(1, &worker->flat, n, n_classes, worker->wanted, rows, flat_grad);
+        flat_gradient(1, &worker->flat, n, n_classes, worker->wanted, rows, to);
     else
-        flat_gradient(0, &worker->flat, n, n_classes, worker->wanted, rows, flat_grad);
+        flat_gradient(0, &worker->flat, n, n_classes, worker->wanted, rows, to);
     if (out) stream_rows(out, n * n_classes);
 }
 

@@ -32,9 +32,8 @@ typedef struct {
     _Alignas(64) double mass[TILE], gap[TILE], overlap[TILE];
     /* out */
     _Alignas(64) double loss[TILE], factor[TILE], scale[TILE], target_grad[TILE];
-    _Alignas(64) double pull[TILE];  /* where there is a dense part */
-    _Alignas(64) double less[TILE];  /* columns.h: even smoothing, taken from every element */
-    _Alignas(64) double cross[TILE]; /* of term_j * q_j, subtracted from grad_j: poly-1 */
+    _Alignas(64) double pull[TILE]; /* where there is a dense part */
+    _Alignas(64) double less[TILE]; /* columns.h: even smoothing, taken from every element */
 } row_tile;
 
 INLINE vdouble doubles_at(const double *column, ptrdiff_t i)
@@ -80,6 +79,12 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble p, vdoub
     }
 }
 
+/* Whether the targets have a dense part. */
+INLINE int is_dense(const fastce_call *call)
+{
+    return call->probabilities.data || call->smoothing != 0;
+}
+
 /* 1 / total and log(total / top) of rows; a maximum of +-inf makes a row NaN. */
 INLINE void log_sums(row_tile *rows, ptrdiff_t n, double *inverse, double *log_sum)
 {
@@ -105,7 +110,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         primitive_epilogue(rows, n);
         return;
     }
-    const int dense = call->probabilities.data || call->smoothing != 0;
+    const int dense = is_dense(call);
     _Alignas(64) double inverse_total[TILE], log_ratio[TILE];
     log_sums(rows, n, inverse_total, log_ratio); /* not in the loop below: a chain of everything is
                                                     longer than the CPU looks ahead */
@@ -124,7 +129,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
             value = robust_loss(call, value, target_term * inverse, rest * inverse, &slope);
         const vlong nothing = (weight == 0) & (value == __builtin_inf()); /* 0 * -inf = 0 */
         vdouble loss = (vdouble)((vlong)(weight * value) & ~nothing);
-        vdouble pull = splat_double(0), cross = splat_double(0);
+        vdouble pull = splat_double(0);
         if (dense) {
             pull = doubles_at(rows->mass, i);
             loss += pull * log_sum + doubles_at(rows->gap, i);
@@ -132,7 +137,6 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
                 const vdouble overlap = doubles_at(rows->overlap, i) * inverse;
                 loss += (pull - overlap) * call->alpha;
                 pull += overlap * call->alpha;
-                cross = inverse * call->alpha;
             }
         }
         if (call->z_loss != 0) {
@@ -147,7 +151,6 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         *(vdouble *)(rows->loss + i) = sample_weight * loss;
         *(vdouble *)(rows->factor + i) = scale * (push + pull) * inverse;
         *(vdouble *)(rows->scale + i) = scale;
-        *(vdouble *)(rows->cross + i) = scale * cross;
         *(vdouble *)(rows->target_grad + i)
             = scale * ((pull * target_term - push * rest) * inverse);
     }
@@ -181,7 +184,6 @@ INLINE double shrink_row(row_tile *rows, ptrdiff_t r)
     bits &= (uint64_t)0x7ff << 52;
     memcpy(&power, &bits, sizeof bits);
     rows->factor[r] *= power;
-    rows->cross[r] *= power;
     rows->top[r] /= power;
     rows->others[r] /= power;
     return 1 / power;

@@ -7,15 +7,10 @@
 
 #define HIDDEN (-(real)__builtin_inf())
 
-/* Whether logits are changed; whether the targets have a dense part (see epilogue.h). */
+/* Whether logits are changed. */
 INLINE int is_transformed(const fastce_call *call)
 {
     return call->where.data || call->logit_scale != 1 || call->softcap != 0;
-}
-
-INLINE int is_dense(const fastce_call *call)
-{
-    return call->probabilities.data || call->smoothing != 0;
 }
 
 /* Whether the dense part is one number in all classes: smoothing alone, as long as no class is hidden.  Not
@@ -45,7 +40,7 @@ INLINE vreal dense_part(const fastce_call *call, vreal z, vreal probability, vre
     return class_weight * (probability * (real)(1 - call->smoothing) + left);
 }
 
-/* Whether a tile keeps its logits beside its terms, and rows are not written while the next is read. */
+/* Whether logits and targets are taken as they are, and a gradient is a term times a factor but at its target. */
 INLINE int is_plain(const fastce_call *call)
 {
     return !(is_transformed(call) || is_dense(call) || call->hess.data
@@ -53,7 +48,8 @@ INLINE int is_plain(const fastce_call *call)
              || call->loss == FASTCE_EVALUATE);
 }
 
-/* Whether a row's gradient is term * factor - less, but at its target. */
+/* The same with even smoothing, where the gradient is term * factor - less: logits need not be kept beside terms,
+ * and rows of many classes are written while the next ones are read. */
 INLINE int is_linear(const fastce_call *call)
 {
     return is_plain(call) || is_even(call);
@@ -70,7 +66,7 @@ INLINE void add_gap(vreal q, vreal z, vdouble max, int part, wide_exact_sum *mas
 #if defined(FASTCE_f64)
     add_wide(gap, part_of_gap);
 #else
-    gap->sum += part_of_gap; /* none is negative: 29 bits to spare */
+    gap->sum += part_of_gap; /* 29 bits to spare, unless probabilities are negative */
 #endif
 }
 

@@ -82,12 +82,14 @@ INLINE ptrdiff_t batch_rows(const fastce_call *call)
     return n < 1 ? 1 : n > TILE ? TILE : n;
 }
 
-/* The target's term, where something is made of it; at the top it is not used. */
+/* The target's term, where something is made of it, with the same bits whether terms are kept or not. */
 INLINE double term_of_target(const fastce_call *call, const real *terms, double target_logit,
                              int64_t target, const reference *ref)
 {
     if (terms) return terms[target];
-    return call->loss == FASTCE_CROSS_ENTROPY ? 0 : exact_term(target_logit, 0, ref);
+    const vreference vref = spread(splat(ref->power));
+    return call->loss == FASTCE_CROSS_ENTROPY ? 0
+                                              : exp_term((real)target_logit - ref->shift, &vref);
 }
 
 /* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row.  guess
@@ -107,7 +109,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     reference ref = *guess;
     vreference vref = spread(splat(ref.power));
     wide_exact_sum total = {splat_double(0), splat_double(0)};
-    wide_exact_sum smoothed = {splat_double(0), splat_double(0)};
+    wide_exact_sum quarters = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), target_logit = 0;
     double others = 0; /* but for those in total */
     real top_term = 0;
@@ -121,7 +123,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         const real block_max = direct ? block_terms(input, n_classes, start, n, NULL, 0, &vref, to,
                                                     pending, terms, &sum)
                                       : prepare_block(call, input, start, n, block, scratch);
-        if (input->is_even) smooth_logits(input, start, n, &smoothed);
+        if (input->is_even) add_quarters(input->x + start, n, &quarters);
         if (target >= start && target < start + n)
             target_logit = direct ? get(input->x + target) : block[target - start];
 
@@ -185,7 +187,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         rows->mass[r] = total_of(&mass);
         rows->gap[r] = total_of(&gap);
     } else if (input->is_even) {
-        even_gap(call, input, &smoothed, rows, r);
+        even_gap(call, input, &quarters, rows, r);
     }
 }
 
@@ -213,9 +215,9 @@ static int short_row_terms(const fastce_call *call, row_input *input, real *term
     rows->target_logit[r] = get(input->x + input->target);
     rows->target_term[r] = term_of_target(call, terms, rows->target_logit[r], input->target, guess);
     if (input->is_even) {
-        wide_exact_sum smoothed = {splat_double(0), splat_double(0)};
-        smooth_logits(input, 0, n_classes, &smoothed);
-        even_gap(call, input, &smoothed, rows, r);
+        wide_exact_sum quarters = {splat_double(0), splat_double(0)};
+        add_quarters(input->x, n_classes, &quarters);
+        even_gap(call, input, &quarters, rows, r);
     }
     return 1;
 }
@@ -296,11 +298,15 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         scratch.terms[input->top_at] = (real)(rows->factor[r] = 1);
     const real factor = (real)rows->factor[r];
     const size_t out_size = as_real ? sizeof(real) : sizeof(elem);
+    real at_target = 0;
     if (call->loss != FASTCE_SOFTMAX) {
         /* by the very number that will multiply it; where that overflowed, so shall the gradient */
         const double divisor = factor - factor == 0 ? factor : rows->factor[r];
-        scratch.terms[input->target] = divisor == 0 ? 0 : (real)(rows->target_grad[r] / divisor);
+        const double target_grad = rows->target_grad[r];
+        at_target = target_grad == 0 ? 0 : (real)(target_grad / divisor);
+        scratch.terms[input->target] = at_target;
     }
+    const double less = input->is_even ? rows->scale[r] * input->spread : 0;
     if (stream) { /* lines that it shares with its neighbours are read before they are written */
         prefetch_for_write(grad);
         prefetch_for_write(grad + (size_t)n_classes * out_size - 1);
@@ -311,8 +317,13 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         .stream = stream,
         .head = (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size) / out_size),
         .factor = factor,
-        .less = input->is_even ? (real)(rows->scale[r] * input->spread) : 0,
+        .less = (real)less,
     };
+    if (at_target - at_target != 0) { /* z-loss can make the factor 0 */
+        worker->pending[r].stream = 0;
+        write_pending(&worker->pending[r], scratch.terms, n_classes);
+        put(grad, as_real, input->target, (real)(rows->target_grad[r] - less));
+    }
 }
 
 /* n rows of a run from row first on, a batch at most.  Their classes are contiguous in `arrays`, whose
@@ -370,9 +381,10 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         if (call->loss == FASTCE_POLY1 && is_dense(call) && targets[r] >= 0) {
             wide_exact_sum overlap = {splat_double(0), splat_double(0)};
             for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
-                add_vector(&overlap, *(const vreal *)(scratch.dense + j)
-                                         * *(const vreal *)(scratch.terms + j));
-            rows->overlap[r] = sum_of_lanes(&overlap, 0);
+                for (int w = 0; w < WIDE; w++)
+                    add_wide(&overlap, widen(*(const vreal *)(scratch.dense + j), w)
+                                           * widen(*(const vreal *)(scratch.terms + j), w));
+            rows->overlap[r] = total_of(&overlap);
         }
     }
     epilogue(call, rows, n);

@@ -68,9 +68,8 @@ static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t 
 #undef READ_AS
 }
 
-/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 and weight 0 for
- * a row that is not there: ignored, not kept, or of sample weight 0.  Rows with probabilities have
- * target 0 and weight 0.  Returns whether all are there. */
+/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 for a row that is not
+ * there: ignored, not kept, or of sample weight 0.  Rows with probabilities have target 0 and weight 0.  Returns whether all are there. */
 static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                      int64_t *targets, row_tile *rows)
 {

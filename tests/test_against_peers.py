@@ -31,6 +31,24 @@ def agree(ours, theirs, dtype):
         np.testing.assert_allclose(a, e, rtol=RTOL[dtype], atol=RTOL[dtype] * scale)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("n_classes", [10, 130])
+def test_masks_where_pytorch_has_subnormals_flushed(n_classes, dtype, isa, rng):
+    """A thread's flags are its own affair, but a mask is no subnormal."""
+    torch = pytest.importorskip("torch")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = rng.normal(size=(9, n_classes)).astype(getattr(ml_dtypes, dtype, dtype))
+    y, where = rng.integers(0, n_classes, 9), rng.uniform(size=x.shape) < 0.7
+    where[range(9), y] = True
+    expected = fastce.cross_entropy(x, y, where=where, n_threads=1)
+    assert torch.set_flush_denormal(True)
+    try:
+        loss = fastce.cross_entropy(x, y, where=where, n_threads=1)
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(loss, expected)
+
+
 @dtypes
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("shape", [(9, 4), (65, 10), (7, 100), (7, 120)], ids=str)

@@ -220,6 +220,30 @@ def test_smoothing_of_rows_with_and_without_classes_at_minus_infinity(n_classes,
         np.testing.assert_array_equal(its_grad[0], grad[i])
 
 
+@pytest.mark.parametrize("n_classes", [10, 130, 3000])
+@pytest.mark.parametrize("offset", [1e5, 1e12, 1e30])
+def test_smoothing_of_large_logits(offset, n_classes, isa):
+    """All equal but one, which is a float lower: their sum is exact."""
+    x = np.full((2, n_classes), offset, np.float32)
+    x[1, 3] = np.nextafter(x[1, 3], np.float32(0))
+    options = {"label_smoothing": 0.1, "reduction": "none"}
+    expected, _, _ = reference.cross_entropy(x, [0, 0], **options)
+    loss = fastce.cross_entropy(x, [0, 0], **options)
+    assert reference.ulp_error(loss, expected, np.float32) <= reference.LOSS_ULP[np.float32]
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [10, 130, 3000])
+def test_z_loss_whose_share_cancels_the_loss(n_classes, dtype, isa):
+    """w + 2 z lse = 0: no class has a gradient but the target, which has all of it."""
+    x = np.full((3, n_classes), -1e4, dtype)
+    x[:, 0] = -64
+    _, grad = fastce.cross_entropy_with_grad(x, [1] * 3, z_loss=1 / 128, reduction="none")
+    expected = np.zeros_like(grad)
+    expected[:, 1] = -1
+    np.testing.assert_array_equal(grad, expected)
+
+
 @dtypes
 def test_a_hidden_label_costs_infinity(dtype):
     x, kept = np.zeros((1, 3), dtype), np.array([[True, False, True]])

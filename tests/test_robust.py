@@ -106,6 +106,31 @@ def test_poly1_of_soft_targets(shape, dtype, isa, rng):
             assert_close(a, e, dtype)
 
 
+@dtypes
+@pytest.mark.parametrize("n_classes", [10, 200])
+def test_poly1_of_soft_targets_with_large_weights(n_classes, dtype, isa, rng):
+    """Of the products of a term, a weight and what divides both, none overflows."""
+    x = rng.normal(size=(4, n_classes)).astype(dtype)
+    x[:, 0], x[:, 1] = 33, 32.9
+    t = rng.dirichlet(np.ones(n_classes), 4)
+    expected = fastce.poly1_loss_with_grad(x, t, reduction="none")
+    weights = {"class_weight": np.full(n_classes, 2.0**40), "upstream": np.full(4, 2.0**-40)}
+    loss, grad = fastce.poly1_loss_with_grad(x, t, reduction="none", **weights)
+    np.testing.assert_allclose(loss, expected[0] * 2.0**40, rtol=1e-6)
+    assert_close(grad, expected[1], dtype)
+
+
+@losses
+@dtypes
+@pytest.mark.parametrize("n_classes", [10, 200])
+def test_the_loss_alone_has_the_same_bits(n_classes, name, parameters, dtype, isa, rng):
+    x = (3 * rng.normal(size=(500, n_classes))).astype(dtype)
+    y = rng.integers(0, n_classes, 500)
+    loss, _ = call(name, x, y, reduction="none", **parameters)
+    alone = getattr(fastce, name)(x, y, reduction="none", **parameters)
+    np.testing.assert_array_equal(alone, loss)
+
+
 @names
 def test_in_place(name, isa, rng):
     x, y = rng.normal(size=(20, 9)).astype(np.float32), rng.integers(0, 9, 20)
