@@ -71,7 +71,7 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
     }
 }
 
-/* mass, gap and, for poly-1, overlap of LANES rows whose max is known. */
+/* mass, gap and, for poly-1, missed of LANES rows whose top and others are known. */
 INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
                          row_tile *rows)
 {
@@ -81,16 +81,19 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
     for (int w = 0; w < WIDE; w++) {
         const ptrdiff_t lane = i + w * DOUBLES;
         wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
-        vdouble overlap = splat_double(0);
+        const vdouble max = doubles_at(rows->max, lane), others = doubles_at(rows->others, lane);
+        const vdouble all = doubles_at(rows->top, lane) + others;
+        vdouble missed = splat_double(0);
         for (ptrdiff_t j = 0; j < call->n_classes; j++)
-            add_gap(dense[j], logits[j], doubles_at(rows->max, lane), w, &mass, &gap);
+            add_gap(dense[j], logits[j], max, w, &mass, &gap);
         for (ptrdiff_t j = 0; call->loss == FASTCE_POLY1 && j < call->n_classes; j++)
-            overlap += widen(dense[j], w) * widen(terms[j], w);
+            missed += widen(dense[j], w)
+                      * select_double(widen(logits[j], w) == max, others, all - widen(terms[j], w));
         for (int l = 0; l < DOUBLES; l++) {
             rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
             rows->gap[lane + l] = result(gap.sum[l], gap.lost[l]);
         }
-        *(vdouble *)(rows->overlap + lane) = overlap;
+        *(vdouble *)(rows->missed + lane) = missed;
     }
 }
 

@@ -28,8 +28,8 @@ typedef struct {
     _Alignas(64) double top[TILE], others[TILE], target_term[TILE];
     _Alignas(64) double shift[TILE], power[TILE]; /* rows.h: what the terms are relative to */
     _Alignas(64) double weight[TILE], sample_weight[TILE], upstream[TILE];
-    /* in: where there is a dense part; overlap is the sum of q_j p_j * total, for poly-1 */
-    _Alignas(64) double mass[TILE], gap[TILE], overlap[TILE];
+    /* in: where there is a dense part; missed is the sum of q_j (1 - p_j) * total, for poly-1 */
+    _Alignas(64) double mass[TILE], gap[TILE], missed[TILE];
     /* out */
     _Alignas(64) double loss[TILE], factor[TILE], scale[TILE], target_grad[TILE];
     _Alignas(64) double pull[TILE]; /* where there is a dense part */
@@ -133,10 +133,10 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         if (dense) {
             pull = doubles_at(rows->mass, i);
             loss += pull * log_sum + doubles_at(rows->gap, i);
-            if (call->loss == FASTCE_POLY1) { /* alpha * sum of q_j (1 - p_j) */
-                const vdouble overlap = doubles_at(rows->overlap, i) * inverse;
-                loss += (pull - overlap) * call->alpha;
-                pull += overlap * call->alpha;
+            if (call->loss == FASTCE_POLY1) {
+                const vdouble missed = doubles_at(rows->missed, i) * inverse;
+                loss += missed * call->alpha;
+                pull += (pull - missed) * call->alpha;
             }
         }
         if (call->z_loss != 0) {

@@ -137,15 +137,17 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             if (ref.shift != old.shift || ref.power != old.power) {
                 vref = spread(splat(ref.power));
                 if (max > -__builtin_inf()) {
-                    /* exact when the shift stays 0: a power of two */
+                    /* Exact when the shift stays 0: a power of two.  It is 2^-WINDOW at most, and by itself may
+                     * be too small for a double where a term, up to 2^(WINDOW + BIAS), times it is not. */
+                    const double down = WINDOW == 64 ? 0x1p-64 : 0x1p-512;
                     const double change
-                        = exact_term(old.shift, (double)old.power - BIAS, &ref) / KAPPA;
-                    total.sum *= change;
-                    total.lost *= change;
-                    others *= change;
-                    if (keep_terms) /* change may be too small for a real */
+                        = exact_term(old.shift, (double)old.power - BIAS + WINDOW, &ref) / KAPPA;
+                    total.sum = total.sum * down * change;
+                    total.lost = total.lost * down * change;
+                    others = others * down * change;
+                    if (keep_terms)
                         for (ptrdiff_t j = 0; j < start; j++)
-                            terms[j] = (real)((double)terms[j] * change);
+                            terms[j] = (real)((double)terms[j] * down * change);
                 }
                 if (direct) prepare_block(call, input, start, n, block, scratch);
                 is_done = 0;
@@ -379,12 +381,18 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
     for (ptrdiff_t r = 0; r < n; r++) {
         const row_scratch scratch = scratch_of(call, worker, r);
         if (call->loss == FASTCE_POLY1 && is_dense(call) && targets[r] >= 0) {
-            wide_exact_sum overlap = {splat_double(0), splat_double(0)};
-            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES)
+            const ptrdiff_t top_at = worker->inputs[r].top_at;
+            const double q_top = top_at < 0 ? 0 : (double)scratch.dense[top_at];
+            const vdouble all = splat_double(rows->top[r] + rows->others[r]);
+            wide_exact_sum missed = {splat_double(0), splat_double(0)};
+            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES) {
+                vreal q = *(const vreal *)(scratch.dense + j);
+                if (top_at >= j && top_at < j + LANES) q[top_at - j] = 0;
                 for (int w = 0; w < WIDE; w++)
-                    add_wide(&overlap, widen(*(const vreal *)(scratch.dense + j), w)
-                                           * widen(*(const vreal *)(scratch.terms + j), w));
-            rows->overlap[r] = total_of(&overlap);
+                    add_wide(&missed,
+                             widen(q, w) * (all - widen(*(const vreal *)(scratch.terms + j), w)));
+            }
+            rows->missed[r] = total_of(&missed) + q_top * rows->others[r];
         }
     }
     epilogue(call, rows, n);

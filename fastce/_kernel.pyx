@@ -375,6 +375,8 @@ cdef double _as_number(object value, str name, double low, bint low_fits, double
             number = value
         except (TypeError, ValueError):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+        except OverflowError:  # an int
+            number = float("inf")
     if not (low <= number <= high and number - number == 0) or (number == low and not low_fits):
         bounds = f"{'[' if low_fits else '('}{low:g}, {high:g}]"
         raise ValueError(f"{name} must be a finite number in {bounds}, got {value}")
@@ -591,6 +593,8 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     call.grad_scale = 1.0
     empty = False
     if mean:
+        if weight_sum - weight_sum != 0:
+            raise ValueError("weights must have a finite sum for a mean, got inf")
         empty = weight_sum == 0 and normalizer is None
         if empty and on_empty == "raise":
             raise ValueError("on_empty is 'raise', and the mean is over no row: all are ignored, "
@@ -942,6 +946,8 @@ def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos
         weight_sum = call.n_elements
     call.grad_scale = factor
     if mean:
+        if weight_sum - weight_sum != 0:
+            raise ValueError("weights must have a finite sum for a mean, got inf")
         if normalizer is None:
             divisor = weight_sum
         empty = divisor == 0

@@ -195,6 +195,22 @@ def test_neighbours_of_any_magnitude_leave_a_row_as_it_is(n_classes, weight, dty
 
 
 @dtypes
+@pytest.mark.parametrize("offset", [-1875, -125, 0, 125, 250, 2000])
+def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
+    """What came blocks before is brought down by more than a double's range, and may still be in it."""
+    gaps = [20, 60, 80] if dtype == np.float32 else [60, 300, 360, 400, 460, 510, 600, 660]
+    x = np.full((len(gaps), 2100), offset - 900, dtype)
+    x[:, 0], x[:, -1] = offset, np.add(offset, gaps)
+    options = {"targets": [2099] * len(gaps), "reduction": "none"}
+    loss, grad = fastce.cross_entropy_with_grad(x, **options)
+    expected_loss, expected_grad, _ = reference.cross_entropy(x, **options)
+    assert reference.ulp_error(loss, expected_loss, dtype) <= reference.LOSS_ULP[dtype]
+    assert reference.ulp_error(grad[:, [0, -1]], expected_grad[:, [0, -1]], dtype) <= (
+        reference.GRAD_ULP[dtype]
+    )
+
+
+@dtypes
 @pytest.mark.parametrize(
     "shape",
     [(200_000, 2), (200_000, 3), (40_000, 10), (20_000, 65), (20_000, 113), (1000, 1025)],

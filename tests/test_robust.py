@@ -107,6 +107,18 @@ def test_poly1_of_soft_targets(shape, dtype, isa, rng):
 
 
 @dtypes
+@pytest.mark.parametrize("n_classes", [2, 10, 200])
+def test_poly1_of_soft_targets_where_the_row_is_sure(n_classes, dtype, isa):
+    """1 - p is not a difference there either: the loss is that of the label."""
+    x = np.full((4, n_classes), -1000, dtype)
+    x[:, 0], x[:, 1] = [10, 20, 30, 60], 0
+    t = np.eye(n_classes)[[0] * 4]
+    loss = fastce.poly1_loss(x, t, reduction="none")
+    expected, _ = reference.poly1_loss(x, [0] * 4, reduction="none")
+    assert reference.ulp_error(loss, expected, dtype) <= reference.LOSS_ULP[dtype]
+
+
+@dtypes
 @pytest.mark.parametrize("n_classes", [10, 200])
 def test_poly1_of_soft_targets_with_large_weights(n_classes, dtype, isa, rng):
     """Of the products of a term, a weight and what divides both, none overflows."""
