@@ -197,7 +197,7 @@ def test_neighbours_of_any_magnitude_leave_a_row_as_it_is(n_classes, weight, dty
 @dtypes
 @pytest.mark.parametrize("offset", [-1875, -125, 0, 125, 250, 2000])
 def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
-    """What came blocks before is brought down by more than a double's range, and may still be in it."""
+    """What came blocks before is brought down by more than a double's range, but still is in it."""
     gaps = [20, 60, 80] if dtype == np.float32 else [60, 300, 360, 400, 460, 510, 600, 660]
     x = np.full((len(gaps), 2100), offset - 900, dtype)
     x[:, 0], x[:, -1] = offset, np.add(offset, gaps)
