@@ -68,7 +68,8 @@ INLINE void flat_gradient(const int even, const flat_rows *flat, ptrdiff_t n, pt
     for (ptrdiff_t i = 0; i < n; i += LANES, grad += LANES * n_classes) {
         const real *terms = flat->terms + i * n_classes;
         const vreal factor = narrow(rows->factor + i);
-        const vreal less = narrow(rows->less + i), target_grad = narrow(rows->target_grad + i);
+        const vreal target_grad = narrow(rows->target_grad + i);
+        const vreal less = even ? narrow(rows->less + i) : splat(0);
         const vinteger target = *(const vinteger *)(targets + i);
         const vinteger at = lane_numbers() * (integer)n_classes + target;
         for (ptrdiff_t j = 0; j < LANES * n_classes; j += LANES) {
@@ -194,8 +195,8 @@ typedef struct {
     flat_rows flat;
     option_tiles *more; /* NULL where the gradient is linear */
     int may_be_flat, streams;
-    ptrdiff_t first, n, padded,
-        n_ahead; /* padded to whole groups; rows that follow without a gap */
+    ptrdiff_t first, n, padded; /* n in whole groups */
+    ptrdiff_t n_ahead;          /* rows that follow without a gap */
     int all_there, has_hidden, is_flat;
     int64_t targets[TILE];
     _Alignas(64) integer wanted[TILE]; /* targets as the arithmetic compares them, if at all */

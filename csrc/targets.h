@@ -69,18 +69,17 @@ static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t 
 }
 
 /* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 for a row that is not
- * there: ignored, not kept, or of sample weight 0.  Rows with probabilities have target 0 and weight 0.  Returns whether all are there. */
+ * there: ignored, not kept, or of sample weight 0.  Rows with probabilities have target 0 and weight 0.
+ * Returns whether all are there. */
 static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                      int64_t *targets, row_tile *rows)
 {
     const ptrdiff_t first = run->first + i;
-    int64_t all = 0; /* negative: some target is */
     if (call->targets.data) {
         read_targets(call, run, i, n, targets);
         for (ptrdiff_t k = 0; k < n; k++) {
             const int64_t ignored = call->has_ignore_index & (targets[k] == call->ignore_index);
             targets[k] |= -ignored;
-            all |= targets[k];
             rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
         }
         if (call->class_weight)
@@ -94,15 +93,13 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
         for (ptrdiff_t k = 0; k < n; k++) {
             rows->sample_weight[k] = call->sample_weight[first + k];
             targets[k] |= -(int64_t)(rows->sample_weight[k] == 0);
-            all |= targets[k];
         }
     if (call->keep_row)
-        for (ptrdiff_t k = 0; k < n; k++) {
-            targets[k] |= -(int64_t)!call->keep_row[first + k];
-            all |= targets[k];
-        }
+        for (ptrdiff_t k = 0; k < n; k++) targets[k] |= -(int64_t)!call->keep_row[first + k];
     if (call->upstream)
         for (ptrdiff_t k = 0; k < n; k++) rows->upstream[k] = call->upstream[first + k];
+    int64_t all = 0; /* negative: some target is */
+    for (ptrdiff_t k = 0; k < n; k++) all |= targets[k];
     return all >= 0;
 }
 

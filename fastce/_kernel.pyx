@@ -287,6 +287,12 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     return array
 
 
+cdef double _sum_as_divisor(double weight_sum) except? -1:
+    if weight_sum - weight_sum != 0:
+        raise ValueError("weights must have a finite sum for a mean, got inf")
+    return weight_sum
+
+
 cdef cnp.ndarray _broadcast(object array, str name, cnp.ndarray logits):
     """array as a view of the logits' shape."""
     try:
@@ -593,14 +599,12 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     call.grad_scale = 1.0
     empty = False
     if mean:
-        if weight_sum - weight_sum != 0:
-            raise ValueError("weights must have a finite sum for a mean, got inf")
+        if normalizer is None:
+            divisor = _sum_as_divisor(weight_sum)
         empty = weight_sum == 0 and normalizer is None
         if empty and on_empty == "raise":
             raise ValueError("on_empty is 'raise', and the mean is over no row: all are ignored, "
                              "masked or of weight 0")
-        if normalizer is None:
-            divisor = weight_sum
         # No weight left: the loss is 0 / 0; rows that are there have a NaN gradient, as in PyTorch.
         call.grad_scale = 1.0 / divisor if divisor > 0 else float("inf")
     call.grad_scale *= factor
@@ -946,10 +950,8 @@ def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos
         weight_sum = call.n_elements
     call.grad_scale = factor
     if mean:
-        if weight_sum - weight_sum != 0:
-            raise ValueError("weights must have a finite sum for a mean, got inf")
         if normalizer is None:
-            divisor = weight_sum
+            divisor = _sum_as_divisor(weight_sum)
         empty = divisor == 0
         if empty and on_empty == "raise":
             raise ValueError("on_empty is 'raise', and the mean is over no element: all are masked "

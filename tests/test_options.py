@@ -232,6 +232,12 @@ def test_smoothing_of_large_logits(offset, n_classes, isa):
     assert reference.ulp_error(loss, expected, np.float32) <= reference.LOSS_ULP[np.float32]
 
 
+def test_weights_without_a_finite_sum_are_fine_with_another_divisor():
+    x, weights = [[20.0, 0.0]] * 4, [1e308] * 4
+    loss = fastce.cross_entropy(x, [0] * 4, sample_weight=weights, normalizer=1e300)
+    np.testing.assert_allclose(loss, 4e8 * np.log1p(np.exp(-20.0)), rtol=1e-14)
+
+
 @dtypes
 @pytest.mark.parametrize("n_classes", [10, 130, 3000])
 def test_z_loss_whose_share_cancels_the_loss(n_classes, dtype, isa):
