@@ -92,9 +92,13 @@ class BuildKernels(build_ext):
             else:
                 return flags
         line = "*" * 78
-        print(f"\n{line}\nfastce: this compiler has no OpenMP (-fopenmp); building WITHOUT OPENMP."
-              f"\nThreads come from fastce's own pool; FASTCE_THREADING=openmp will be refused."
-              f"\n{line}\n", file=sys.stderr, flush=True)
+        print(
+            f"\n{line}\nfastce: this compiler has no OpenMP (-fopenmp); building WITHOUT OPENMP."
+            f"\nThreads come from fastce's own pool; FASTCE_THREADING=openmp will be refused."
+            f"\n{line}\n",
+            file=sys.stderr,
+            flush=True,
+        )
         return []
 
 
@@ -104,8 +108,10 @@ setup(
             "fastce._kernel",
             ["fastce/_kernel.pyx", "csrc/dispatch.c", "csrc/parallel.c", "csrc/call.c"],
             include_dirs=["csrc", np.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-                           ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+            ],
             depends=INPUTS,
         ),
         # Plain Python, compiled as it is: the interpreter takes 0.25 microseconds to fill in 16

@@ -62,9 +62,9 @@ def cross_entropy(
     label_smoothing : float, default 0.0
         In [0, 1]: this part of each row's target goes to all classes that no mask hides, evenly.
     logit_scale : float, default 1.0
-        ``z = logit_scale * logits``: one over the temperature.
+        ``z = logit_scale * logits``: one over the temperature. From 1e-30 to 1e30.
     softcap : float, optional
-        ``z = softcap * tanh(logit_scale * logits / softcap)``, as in Gemma 2.
+        ``z = softcap * tanh(logit_scale * logits / softcap)``, as in Gemma 2. From 1e-30 to 1e30.
     z_loss : float, default 0.0
         Adds ``z_loss * logsumexp(z)**2`` to each row, times its sample weight (as in PaLM).
     reduction : {"none", "sum", "mean"}, default "mean"

@@ -323,16 +323,39 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, str name="logits"):
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError("out must be writable, got a read-only array")
     if not cnp.PyArray_ISBEHAVED(array):
-        raise ValueError("out must be aligned and of native byte order, got an array that is not")
+        raise ValueError("out must be aligned and of native byte order, got "
+                         + (f"byte order {out.dtype.byteorder!r}"
+                            if cnp.PyArray_ISALIGNED(array) else "an unaligned array"))
     same = (_elem_of(array) == _elem_of(logits)
             and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits))
     for i in range(cnp.PyArray_NDIM(array)):
         same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
-        if cnp.PyArray_STRIDE(array, i) == 0 and cnp.PyArray_DIM(array, i) > 1 and out.size:
-            raise ValueError("out must not repeat its elements, got a stride of 0")
+    if _overlaps_itself(array):
+        raise ValueError(f"out must not repeat its elements, got strides {out.strides}")
     if not same and _share_memory(array, logits):
         raise ValueError(f"out must be {name} itself or share no memory with it")
     return array
+
+
+cdef bint _overlaps_itself(cnp.ndarray array) noexcept:
+    """Whether an axis steps less far than the axes of smaller strides reach. Slices, transpositions
+    and diagonals of an array that does not overlap itself never do."""
+    cdef ptrdiff_t step, other, reach
+    cdef int d, k
+    if cnp.PyArray_ISCONTIGUOUS(array) or not cnp.PyArray_SIZE(array):
+        return False
+    for d in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, d) == 1:
+            continue
+        step = abs(cnp.PyArray_STRIDE(array, d))
+        reach = cnp.PyArray_ITEMSIZE(array)
+        for k in range(cnp.PyArray_NDIM(array)):
+            other = abs(cnp.PyArray_STRIDE(array, k))
+            if k != d and other <= step:
+                reach += (cnp.PyArray_DIM(array, k) - 1) * other
+        if reach > step:
+            return True
+    return False
 
 
 cdef bint _share_memory(cnp.ndarray a, cnp.ndarray b):
@@ -522,11 +545,9 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     call.beta = beta
     call.smoothing = _as_number(label_smoothing, "label_smoothing", 0, True, 1)
     call.z_loss = _as_number(z_loss, "z_loss", 0, True, 1e300)
-    call.logit_scale = _as_number(logit_scale, "logit_scale", 0, False, 1e30)
+    call.logit_scale = _as_number(logit_scale, "logit_scale", 1e-30, True, 1e30)
     if softcap is not None:
-        call.softcap = _as_number(softcap, "softcap", 0, False, 1e30)
-    if call.logit_scale < 1e-30 or softcap is not None and call.softcap < 1e-30:
-        raise ValueError("logit_scale and softcap must be 1e-30 or more")
+        call.softcap = _as_number(softcap, "softcap", 1e-30, True, 1e30)
 
     # -- logits and targets
     class_axis = _class_axis(axis, x, name_of_x)

@@ -122,9 +122,13 @@ def logsumexp(
     result = np.expand_dims(result, axis) if keepdims else result
     if out is None:
         return result
-    if not isinstance(out, np.ndarray) or out.dtype not in (np.float32, np.float64):
-        raise TypeError("out must be a NumPy array of float32 or float64")
-    if out.shape != np.shape(result) or not out.flags.writeable:
-        raise ValueError(f"out must be writable and of shape {np.shape(result)}, got {out.shape}")
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype not in (np.float32, np.float64):
+        raise TypeError(f"out must be float32 or float64, got an array of {out.dtype}")
+    if out.shape != np.shape(result):
+        raise ValueError(f"out must have the result's shape {np.shape(result)}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
     out[...] = result
     return out

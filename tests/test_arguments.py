@@ -293,7 +293,30 @@ def test_out_that_overlaps_another_input():
 
 
 def test_out_whose_elements_overlap_each_other():
-    """A broadcast view has one element for many: the gradient does not fit in it."""
-    row = np.zeros(10, np.float32)
-    out = np.lib.stride_tricks.as_strided(row, (4, 10), (0, 4))
-    refused(ValueError, "out", out=out)
+    """Views that have one element for two: the gradient does not fit in them."""
+    row = np.zeros(60, np.float32)
+    for strides in ((0, 4), (4, 4), (12, 4), (36, 4), (4, 12), (-36, 4), (40, 0)):
+        lowest = row[36:] if strides[0] < 0 else row
+        out = np.lib.stride_tricks.as_strided(lowest, (4, 10), strides)
+        refused(ValueError, r"out.*repeat.*strides", out=out)
+
+
+def test_out_whose_elements_lie_apart_in_any_order():
+    room = np.zeros((6, 8, 10, 20), np.float32)
+    expected = fastce.cross_entropy_with_grad(X, Y)[1]
+    diagonal = np.einsum("iijk->ijk", room[:, :6])
+    for out in (
+        room[0, :4, :, 3],
+        room[0, 4:0:-1, ::-1, 0],
+        room[1, 1, :, 2:6].T,
+        room[2:, 2, 0, ::-2],
+        diagonal[:4, :, 5],
+    ):
+        fastce.cross_entropy_with_grad(X, Y, out=out)
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_out_says_what_is_wrong_with_its_bytes():
+    refused(ValueError, "out.*byte order.*'>'", out=np.full((4, 10), 7, ">f4"))
+    unaligned = np.frombuffer(bytearray(164), np.uint8)[1:161].view(np.float32).reshape(4, 10)
+    refused(ValueError, "out.*unaligned", out=unaligned)

@@ -560,6 +560,12 @@ def test_a_file_that_is_no_model_is_named(model, changes):
     assert "\n" not in str(error.value)
 
 
+def test_what_lies_in_a_foreign_archive_is_named(tmp_path):
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    with pytest.raises(ValueError, match=r"expected an array 'format', got \['images'\]"):
+        MLPClassifier.load(tmp_path / "other.npz")
+
+
 def test_pickles_and_compression_are_refused(model):
     rewritten(model, classes=np.array([{}, 1, 2], object))
     with pytest.raises(ValueError, match=r"model.npz: not a readable .npz file: .*allow_pickle"):

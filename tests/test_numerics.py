@@ -205,8 +205,9 @@ def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
     loss, grad = fastce.cross_entropy_with_grad(x, **options)
     expected_loss, expected_grad, _ = reference.cross_entropy(x, **options)
     assert reference.ulp_error(loss, expected_loss, dtype) <= reference.LOSS_ULP[dtype]
-    assert reference.ulp_error(grad[:, [0, -1]], expected_grad[:, [0, -1]], dtype) <= (
-        reference.GRAD_ULP[dtype]
+    assert (
+        reference.ulp_error(grad[:, [0, -1]], expected_grad[:, [0, -1]], dtype)
+        <= (reference.GRAD_ULP[dtype])
     )
 
 

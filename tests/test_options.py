@@ -414,6 +414,8 @@ def test_upstream_scales_the_gradient_and_not_the_loss(rng):
         ({"label_smoothing": "0.1"}, "label_smoothing"),
         ({"label_smoothing": None}, "label_smoothing"),
         ({"logit_scale": 0.0}, "logit_scale.*0"),
+        ({"logit_scale": 1e-31}, r"logit_scale.*\[1e-30, 1e\+30\], got 1e-31"),
+        ({"softcap": 1e-31}, r"softcap.*\[1e-30, 1e\+30\], got 1e-31"),
         ({"logit_scale": -1.0}, "logit_scale.*-1"),
         ({"logit_scale": np.inf}, "logit_scale.*inf"),
         ({"logit_scale": np.nan}, "logit_scale.*nan"),

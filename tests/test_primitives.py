@@ -114,6 +114,19 @@ def test_bad_arguments(name):
             primitive(*arguments, **options)
 
 
+def test_logsumexp_says_what_is_wrong_with_out():
+    read_only = np.zeros(2)
+    read_only.flags.writeable = False
+    for out, message in (
+        ([0, 0], "out.*list"),
+        (np.zeros(2, int), "out.*int64"),
+        (np.zeros(3), r"out.*\(2,\).*\(3,\)"),
+        (read_only, "out.*read-only"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            fastce.logsumexp(np.zeros((2, 3)), out=out)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_classes", [1, 2, 10, 112, 113, 3000])
 def test_the_softmax_of_one_class_that_is_seen_is_one(n_classes, dtype, isa, rng):

@@ -398,7 +398,10 @@ class MLPClassifier:
                 raise ValueError(f"loss_curve: expected float64 of shape (n,), got {loss_curve!r}")
             classifier.loss_curve_ = loss_curve.tolist()
             classifier.n_iter_ = len(classifier.loss_curve_)
-        except (ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+        except KeyError as error:
+            reason = f"expected an array {error}, got {sorted(arrays)}"
+            raise ValueError(f"{os.fspath(path)}: not a model of fastce: {reason}") from None
+        except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise ValueError(f"{os.fspath(path)}: not a model of fastce: {error}") from None
         return classifier
 
