@@ -11,21 +11,15 @@ typedef struct {
     _Alignas(64) real logits[TILE_REALS]; /* what the softmax sees */
 } option_tiles;
 
-/* Which classes of LANES rows are not masked, by columns: what is not 0, -1 or, of halves, NaN, for subnormals may
- * be taken for 0; so are lanes from n on. */
-static void where_to_columns(const fastce_array *where, ptrdiff_t row, ptrdiff_t n,
-                             ptrdiff_t n_classes, vreal *seen)
+/* -inf where a mask hides classes of rows first .. first + n. */
+static void mask_tile(const fastce_array *where, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_classes,
+                      real *tile)
 {
-    elem rows[(FEW_CLASSES + 1) * LANES];
-    const char *from = where->data + row * where->row_stride;
-    if (n >= LANES && where->class_stride == 1 && where->row_stride == n_classes)
-        for (ptrdiff_t k = 0; k < LANES * n_classes; k++) rows[k] = (elem) - (from[k] != 0);
-    else
-        for (ptrdiff_t l = 0; l < LANES; l++)
-            for (ptrdiff_t j = 0; j < n_classes; j++)
-                rows[l * n_classes + j]
-                    = (elem) - (l >= n || from[l * where->row_stride + j * where->class_stride]);
-    rows_to_columns(rows, n_classes, seen);
+    const char *from = where->data + first * where->row_stride;
+    for (ptrdiff_t i = 0; i < n; i++, from += where->row_stride)
+        for (ptrdiff_t j = 0; j < n_classes; j++)
+            *cell(tile, n_classes, i, j)
+                = from[j * where->class_stride] ? *cell(tile, n_classes, i, j) : HIDDEN;
 }
 
 /* The probabilities of class j of LANES rows; zeros from lane n on. */
@@ -38,22 +32,23 @@ INLINE vreal probabilities_at(const fastce_array *q, ptrdiff_t row, ptrdiff_t n,
     return *(const vreal *)lanes;
 }
 
-/* Logits of rows first .. first + n through mask, scale and cap; dense gets q. */
+/* Logits of rows first .. first + n through scale and cap; where more is asked for, dense gets q. */
 static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
                          real *tile, option_tiles *more)
 {
     const ptrdiff_t n_classes = call->n_classes;
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         vreal *group = group_of(tile, n_classes, i);
+        if (!more) {
+            for (ptrdiff_t j = 0; j < n_classes; j++)
+                group[j] = change_logits(SCALED, group[j], NULL, (real)call->logit_scale);
+            continue;
+        }
         vreal *logits = group_of(more->logits, n_classes, i);
-        vreal *chain = group_of(more->chain, n_classes, i);
-        vreal *dense = group_of(more->dense, n_classes, i);
-        vreal seen = splat(0), *where = logits;
-        if (run->where.data) where_to_columns(&run->where, first + i, n - i, n_classes, where);
+        vreal *dense = group_of(more->dense, n_classes, i), seen = splat(0);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
-            vreal x = group[j];
-            if (run->where.data) x = select_real(where[j] != 0, x, splat(HIDDEN));
-            group[j] = logits[j] = prepare_logits(call, x, chain + j);
+            group[j] = logits[j]
+                = prepare_logits(call, group[j], group_of(more->chain, n_classes, i) + j);
             seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
         }
         _Alignas(64) double spread[LANES];
@@ -145,7 +140,6 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
     const vreal cross = scale * (real)call->alpha, to_p = narrow(inverse), twice = narrow(square);
     const vreal exact_grad = narrow(exact), exact_rest = narrow(rest_of_top);
-    const real outer = (real)call->logit_scale;
     const real bend = (real)(-2 / (call->softcap * call->softcap));
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vinteger number = splat_integer(j);
@@ -162,9 +156,9 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
                 const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
                 hess_z = hess_z * c * c + grad_z * curve;
             }
-            hess[j] = hess_z * outer * outer;
+            hess[j] = hess_z * (real)call->logit_scale;
         }
-        terms[j] = (call->softcap != 0 ? grad_z * c : grad_z) * outer;
+        terms[j] = call->softcap != 0 ? grad_z * c : grad_z;
     }
 }
 

@@ -31,11 +31,18 @@ typedef struct {
     _Alignas(64) integer row[(FEW_CLASSES + 1) * LANES];
 } flat_rows;
 
+/* Whether logits and mask lie in the same way. */
+INLINE int can_mask_flat(const fastce_call *call)
+{
+    return ELEM_IS_REAL && is_gapless(&call->logits, call->n_classes)
+           && call->where.class_stride == 1 && call->where.row_stride == call->n_classes;
+}
+
 INLINE int can_be_flat(const fastce_call *call)
 {
     return ELEM_IS_REAL && VECTOR_BYTES > 16 && call->run_length >= LANES && is_linear(call)
            && call->loss < FASTCE_SOFTMAX && call->grad.data && call->out_elem == OWN_ELEM
-           && is_gapless(&call->logits, call->n_classes)
+           && (call->where.data ? can_mask_flat(call) : is_gapless(&call->logits, call->n_classes))
            && is_gapless(&call->grad, call->n_classes);
 }
 
@@ -46,19 +53,33 @@ static void number_rows(flat_rows *flat, ptrdiff_t n_classes)
             store_real((real *)flat->row + r * n_classes + j, (vreal)splat_integer(r));
 }
 
-/* The terms of n rows as they lie, where all have one reference; returns whether they have. */
-static int flat_terms(const elem *x, ptrdiff_t n, ptrdiff_t n_classes, const column_tops *tops,
-                      flat_rows *flat)
+/* Whether n rows have one reference. */
+INLINE int have_one_reference(const column_tops *tops, ptrdiff_t n)
 {
     const vreal power = splat(tops->power[0]);
     vinteger other = (vinteger)splat(0);
     for (ptrdiff_t g = 0; g < n / LANES; g++)
         other |= (tops[g].power != power) | (tops[g].shift != splat(0));
-    if (n % LANES || any(other)) return 0;
+    return n % LANES == 0 && !any(other);
+}
+
+/* Their terms as they lie, of n elements; x may be flat->terms. */
+INLINE void flat_terms(const int change, const elem *x, ptrdiff_t n, real scale, vreal power,
+                       flat_rows *flat)
+{
     const vreference ref = spread(power);
-    for (ptrdiff_t j = 0; j < n * n_classes; j += LANES)
-        *(vreal *)(flat->terms + j) = exp_terms(load(x + j), &ref);
-    return 1;
+    for (ptrdiff_t j = 0; j < n; j += LANES)
+        *(vreal *)(flat->terms + j)
+            = exp_terms(change_logits(change, load(x + j), NULL, scale), &ref);
+}
+
+/* n elements of rows, -inf where a mask hides them. */
+static void mask_flat(const elem *x, const char *seen, ptrdiff_t n, flat_rows *flat)
+{
+    ptrdiff_t j = 0;
+    for (; j + LANES <= n; j += LANES)
+        *(vreal *)(flat->terms + j) = select_seen(seen + j, load(x + j), splat(HIDDEN));
+    for (; j < n; j++) flat->terms[j] = seen[j] ? get(x + j) : HIDDEN;
 }
 
 /* The gradient of n rows from their flat terms. */
@@ -212,19 +233,30 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
     row_tile *rows = &worker->rows;
     option_tiles *more = worker->more;
     worker->all_there = read_rows(call, run, first, n, targets, rows);
-    load_tile(&run->logits, first, n, worker->n_ahead, n_classes, tile);
+    if (run->where.data && can_mask_flat(call)) {
+        const fastce_array masked
+            = {.data = (char *)worker->flat.terms - first * run->logits.row_stride,
+               .class_stride = sizeof(elem),
+               .row_stride = run->logits.row_stride};
+        mask_flat(row_of(&run->logits, first), row_of(&run->where, first), n * n_classes,
+                  &worker->flat);
+        load_tile(&masked, first, n, LANES, n_classes, tile);
+    } else {
+        load_tile(&run->logits, first, n, worker->n_ahead, n_classes, tile);
+        if (run->where.data) mask_tile(&run->where, first, n, n_classes, tile);
+    }
     for (ptrdiff_t i = n; i < worker->padded; i++) {
         targets[i] = -1;
         rows->weight[i] = rows->sample_weight[i] = rows->upstream[i] = 0;
     }
+    if (more || call->logit_scale != 1) prepare_tile(call, run, first, n, tile, more);
     for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
-        for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++)
+        for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++) {
             *cell(tile, n_classes, i, j) = 0;
-    if (more) prepare_tile(call, run, first, n, tile, more);
-    for (ptrdiff_t i = 0; !worker->all_there && more && i < n; i++)
-        for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++)
-            *cell(tile, n_classes, i, j) = *cell(more->logits, n_classes, i, j)
-                = *cell(more->dense, n_classes, i, j) = 0;
+            if (more)
+                *cell(more->logits, n_classes, i, j) = *cell(more->dense, n_classes, i, j)
+                    = *cell(more->chain, n_classes, i, j) = 0;
+        }
     for (ptrdiff_t i = 0; call->smoothing != 0 && i < n; i++)
         rows->weight[i] *= 1 - call->smoothing;
     for (ptrdiff_t i = 0; i < worker->padded; i++)
@@ -246,9 +278,16 @@ static void tile_terms(const fastce_call *call, const row_run *run, tile_worker 
         if (is_even(call))
             worker->has_hidden |= column_even(call, group, i, tops + i / LANES, rows);
     }
-    worker->is_flat = worker->may_be_flat && worker->all_there && !worker->has_hidden
-                      && flat_terms((const elem *)row_of(&run->logits, worker->first), worker->n,
-                                    n_classes, tops, flat);
+    worker->is_flat
+        = worker->may_be_flat && !worker->has_hidden && have_one_reference(tops, worker->n);
+    const elem *x = run->where.data ? (elem *)flat->terms : row_of(&run->logits, worker->first);
+    if (worker->is_flat && call->logit_scale != 1)
+        flat_terms(SCALED, x, worker->n * n_classes, (real)call->logit_scale, tops->power, flat);
+    else if (worker->is_flat)
+        flat_terms(AS_THEY_ARE, x, worker->n * n_classes, 1, tops->power, flat);
+    for (ptrdiff_t i = 0; worker->is_flat && !worker->all_there && i < worker->n; i++)
+        if (worker->targets[i] < 0) /* whatever it holds */
+            memset(flat->terms + i * n_classes, 0, (size_t)n_classes * sizeof(real));
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
         vreal *group = group_of(worker->tile, n_classes, i);
         if (is_far && worker->n_ahead >= worker->n)

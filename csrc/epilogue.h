@@ -9,6 +9,7 @@
  *     grad_j      = factor * term_j - scale * q_j
  *     grad_target = scale * (-w * slope * ((top - t) + others) + pull * t) / total - scale * q_target
  *
+ * where scale is sample_weight, upstream, the reduction's factor and logit_scale, times each other.
  * q is the dense part of the target distribution (probabilities, smoothing), mass its sum and gap
  * the sum of q_j (max - x_j); value and slope are ce and 1, or what a robust loss makes of p; pull
  * is mass + 2 z_loss lse.  Neither lse - x_target nor p - 1 is formed: both would cancel where the
@@ -144,7 +145,8 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
             loss += lse * lse * call->z_loss;
             pull += lse * (2 * call->z_loss);
         }
-        const vdouble scale = sample_weight * doubles_at(rows->upstream, i) * call->grad_scale;
+        const vdouble scale
+            = sample_weight * doubles_at(rows->upstream, i) * (call->grad_scale * call->logit_scale);
         const vdouble push = weight * slope;
         if (dense) *(vdouble *)(rows->pull + i) = pull;
 

@@ -21,6 +21,15 @@ INLINE int is_even(const fastce_call *call)
            && !is_transformed(call) && !call->hess.data && call->loss < FASTCE_POLY1;
 }
 
+/* What becomes of logits on their way into a loop of terms. */
+enum { AS_THEY_ARE, SCALED, MASKED_AND_SCALED };
+
+INLINE vreal change_logits(const int change, vreal x, const char *seen, real scale)
+{
+    if (change == MASKED_AND_SCALED) x = select_seen(seen, x, splat(HIDDEN));
+    return change ? as_rounded(x * scale) : x;
+}
+
 /* A vector of logits made into what the softmax sees; chain gets d z / d x without the scale. */
 INLINE vreal prepare_logits(const fastce_call *call, vreal x, vreal *chain)
 {
@@ -40,19 +49,13 @@ INLINE vreal dense_part(const fastce_call *call, vreal z, vreal probability, vre
     return class_weight * (probability * (real)(1 - call->smoothing) + left);
 }
 
-/* Whether logits and targets are taken as they are, and a gradient is a term times a factor but at its target. */
-INLINE int is_plain(const fastce_call *call)
-{
-    return !(is_transformed(call) || is_dense(call) || call->hess.data
-             || call->loss == FASTCE_LOG_SOFTMAX || call->loss == FASTCE_LOGSUMEXP
-             || call->loss == FASTCE_EVALUATE);
-}
-
-/* The same with even smoothing, where the gradient is term * factor - less: logits need not be kept beside terms,
- * and rows of many classes are written while the next ones are read. */
+/* Whether a gradient is term * factor - less but at its target, where less is not 0 for even smoothing only: logits
+ * need not be kept beside terms, and rows of many classes are written while the next ones are read. */
 INLINE int is_linear(const fastce_call *call)
 {
-    return is_plain(call) || is_even(call);
+    return !(call->softcap != 0 || call->hess.data || (is_dense(call) && !is_even(call))
+             || call->loss == FASTCE_LOG_SOFTMAX || call->loss == FASTCE_LOGSUMEXP
+             || call->loss == FASTCE_EVALUATE);
 }
 
 /* Adds q to mass and q (max - z) to gap, for one part of each vector. */

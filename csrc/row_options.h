@@ -17,15 +17,16 @@ typedef struct {
 static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
                           ptrdiff_t n, real *block, const row_scratch *scratch)
 {
-    const ptrdiff_t end = (n + LANES - 1) / LANES * LANES;
     vreal largest = splat(HIDDEN);
-    for (ptrdiff_t j = 0; j < (n + GROUP - 1) / GROUP * GROUP; j += LANES)
-        *(vreal *)(block + j) = load_up_to(row->x + start, j, n, HIDDEN);
-    if (row->where)
-        for (ptrdiff_t j = 0; j < n; j++)
-            if (!row->where[(start + j) * row->where_stride]) block[j] = HIDDEN;
-    for (ptrdiff_t j = 0; j < end; j += LANES) {
-        vreal chain, z = prepare_logits(call, *(const vreal *)(block + j), &chain);
+    for (ptrdiff_t j = 0; j < (n + GROUP - 1) / GROUP * GROUP; j += LANES) {
+        vreal chain, x = load_up_to(row->x + start, j, n, HIDDEN);
+        if (row->where) {
+            char seen[LANES] = {0};
+            for (ptrdiff_t l = 0; l < LANES && j + l < n; l++)
+                seen[l] = row->where[(start + j + l) * row->where_stride];
+            x = select_seen(seen, x, splat(HIDDEN));
+        }
+        const vreal z = prepare_logits(call, x, &chain);
         *(vreal *)(block + j) = z;
         largest = maximum(z, largest); /* NaN is passed over */
         if (call->softcap != 0) *(vreal *)(scratch->chain + start + j) = chain;
@@ -84,13 +85,14 @@ INLINE void even_gap(const fastce_call *call, const row_input *input,
 
 /* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options
  * need the scratch.  With p_j = term_j / total the second derivative is
- * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule. */
+ * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule; one logit_scale is in
+ * factor and scale. */
 static void write_row(const fastce_call *call, const row_input *input, const row_scratch *scratch,
                       const row_tile *rows, ptrdiff_t r, int as_real, char *grad, char *hess)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const double inverse = 1 / (rows->top[r] + rows->others[r]);
-    const double scale = rows->scale[r], logit_scale = call->logit_scale, softcap = call->softcap;
+    const double scale = rows->scale[r], softcap = call->softcap;
     const vreal factor = splat((real)rows->factor[r]), wide_scale = splat((real)scale);
     const vreal cross = splat((real)(scale * call->alpha)), to_p = splat((real)inverse);
     const vreal square = splat((real)(2 * call->z_loss * scale));
@@ -140,9 +142,8 @@ static void write_row(const fastce_call *call, const row_input *input, const row
             grad_z *= c;
         }
         const ptrdiff_t left = n_classes - j < LANES ? n_classes - j : LANES;
-        put_vector(grad, as_real, j, left, grad_z * (real)logit_scale);
-        if (hess)
-            put_vector(hess, as_real, j, left, hess_z * (real)logit_scale * (real)logit_scale);
+        put_vector(grad, as_real, j, left, grad_z);
+        if (hess) put_vector(hess, as_real, j, left, hess_z * (real)call->logit_scale);
     }
 }
 

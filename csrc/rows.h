@@ -65,11 +65,11 @@ INLINE size_t row_scratch_size(ptrdiff_t n_classes)
     return (size_t)(n_classes + LANES + GROUP - 1) / GROUP * GROUP * sizeof(real);
 }
 
-/* Bytes of scratch of a row in a batch; rows in a batch.  A plain loss alone keeps nothing of a row. */
+/* Bytes of scratch of a row in a batch; rows in a batch.  A linear loss alone keeps nothing of a row. */
 INLINE size_t batch_row_size(const fastce_call *call)
 {
-    if (is_plain(call)) return needs_terms(call) ? row_scratch_size(call->n_classes) : 0;
-    return 3 * row_scratch_size(call->n_classes);
+    const size_t size = row_scratch_size(call->n_classes);
+    return !is_linear(call) || is_even(call) ? 3 * size : needs_terms(call) ? size : 0;
 }
 
 INLINE ptrdiff_t batch_rows(const fastce_call *call)
@@ -98,11 +98,10 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                       const row_scratch *scratch, const pending_row *pending, real *block,
                       reference *guess, row_tile *rows, ptrdiff_t r)
 {
-    const ptrdiff_t n_classes = call->n_classes;
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
-    const int needs_top = !is_plain(call) && !input->is_even;
     const int dense = is_dense(call) && !input->is_even;
+    const int needs_top = dense || !is_linear(call);
     const pending_row nothing = {.grad = NULL};
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
@@ -116,16 +115,16 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
 
     for (ptrdiff_t b = 0; b < cut->n_blocks; b++) {
         const ptrdiff_t start = block_start(cut, b), n = block_start(cut, b + 1) - start;
-        const int direct = !needs_top && !is_transformed(call) && ref.shift == 0;
+        const int direct = !needs_top && is_direct(call) && ref.shift == 0;
         int is_done = direct;
         real *to = keep_terms ? terms + start : block;
         wide_exact_sum sum = {splat_double(0), splat_double(0)};
-        const real block_max = direct ? block_terms(input, n_classes, start, n, NULL, 0, &vref, to,
-                                                    pending, terms, &sum)
-                                      : prepare_block(call, input, start, n, block, scratch);
+        const real block_max
+            = direct ? direct_terms(is_transformed(call), call, input, start, n, &vref, to, pending, terms, &sum)
+                     : prepare_block(call, input, start, n, block, scratch);
         if (input->is_even) add_quarters(input->x + start, n, &quarters);
         if (target >= start && target < start + n)
-            target_logit = direct ? get(input->x + target) : block[target - start];
+            target_logit = direct ? logit_at(call, input, target) : block[target - start];
 
         const int has_top = block_max > max;
         if (has_top) {
@@ -163,7 +162,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                     add_gap(*(const vreal *)(scratch->dense + start + j),
                             *(const vreal *)(block + j), splat_double(max), w, &mass, &gap);
         if (!is_done)
-            block_terms(input, n_classes, start, n, block, ref.shift, &vref, to,
+            block_terms(AS_THEY_ARE, call, input, start, n, block, ref.shift, &vref, to,
                         direct ? &nothing : pending, terms, &sum);
         if (has_top) {
             top_term = exp_term(max - ref.shift, &vref);
@@ -195,7 +194,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
 
 /* The same for a row of one block whose gradient is linear: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
  * whether the guess was right; if not, only what was pending is done. */
-static int short_row_terms(const fastce_call *call, row_input *input, real *terms,
+INLINE int short_row_terms(const int is_changed, const fastce_call *call, row_input *input, real *terms,
                            pending_row *pending, real *block, const reference *guess,
                            row_tile *rows, ptrdiff_t r)
 {
@@ -203,8 +202,7 @@ static int short_row_terms(const fastce_call *call, row_input *input, real *term
     const vreference vref = spread(splat(guess->power));
     real *to = terms ? terms : block;
     wide_exact_sum sum;
-    const real max
-        = block_terms(input, n_classes, 0, n_classes, NULL, 0, &vref, to, pending, terms, &sum);
+    const real max = direct_terms(is_changed, call, input, 0, n_classes, &vref, to, pending, terms, &sum);
     pending->grad = NULL;
     if (!is_inside(guess, max)) return 0;
     const real top_term = exp_term(max, &vref);
@@ -214,7 +212,7 @@ static int short_row_terms(const fastce_call *call, row_input *input, real *term
     rows->shift[r] = 0;
     rows->power[r] = guess->power;
     rows->others[r] = others;
-    rows->target_logit[r] = get(input->x + input->target);
+    rows->target_logit[r] = logit_at(call, input, input->target);
     rows->target_term[r] = term_of_target(call, terms, rows->target_logit[r], input->target, guess);
     if (input->is_even) {
         wide_exact_sum quarters = {splat_double(0), splat_double(0)};
@@ -292,7 +290,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
             *(vreal *)(scratch.terms + j) *= (real)part;
     }
-    if (!is_plain(call) && !input->is_even) {
+    if (!is_linear(call) || (is_dense(call) && !input->is_even)) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
         return;
     }
@@ -336,7 +334,8 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
 {
     row_tile *rows = &worker->rows;
     int64_t targets[TILE];
-    const int is_short = worker->cut.n_blocks == 1 && is_linear(call);
+    const int is_changed = is_transformed(call);
+    const int is_short = worker->cut.n_blocks == 1 && is_direct(call);
     read_rows(call, run, first, n, targets, rows);
     for (ptrdiff_t r = 0; r < n; r++) {
         row_input *input = &worker->inputs[r];
@@ -361,9 +360,14 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             input->spread = spread_of(call, input);
             rows->weight[r] *= 1 - call->smoothing;
         }
-        if (!(is_short && worker->guess.shift == 0
-              && short_row_terms(call, input, scratch.terms, &worker->pending[r], worker->block,
-                                 &worker->guess, rows, r)))
+        int is_done = 0;
+        if (is_short && worker->guess.shift == 0)
+            is_done
+                = is_changed ? short_row_terms(1, call, input, scratch.terms, &worker->pending[r],
+                                               worker->block, &worker->guess, rows, r)
+                             : short_row_terms(0, call, input, scratch.terms, &worker->pending[r],
+                                               worker->block, &worker->guess, rows, r);
+        if (!is_done)
             row_terms(call, &worker->cut, input, &scratch, &worker->pending[r], worker->block,
                       &worker->guess, rows, r);
         worker->pending[r].grad = NULL;

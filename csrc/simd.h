@@ -109,6 +109,19 @@ INLINE void prefetch_to_l2(const void *x)
     __builtin_prefetch(x, 0, 2);
 }
 
+/* v as it is rounded: the compiler may not make a product and what is added to it one operation. */
+INLINE vreal as_rounded(vreal v)
+{
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__SSE2__)
+    __asm__("" : "+x"(v));
+#else
+    __asm__("" : "+m"(v));
+#endif
+    return v;
+}
+
 INLINE vreal select_real(vinteger mask, vreal yes, vreal no)
 {
     return (vreal)(((vinteger)yes & mask) | ((vinteger)no & ~mask));
@@ -123,6 +136,23 @@ INLINE vreal select_equal(vinteger a, vinteger b, vreal yes, vreal no)
     return _mm512_mask_mov_pd(no, _mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b), yes);
 #else
     return select_real(a == b, yes, no);
+#endif
+}
+
+/* yes where bytes are not 0, else no. */
+INLINE vreal select_seen(const char *bytes, vreal yes, vreal no)
+{
+#if defined(__AVX512F__) && !defined(FASTCE_f64)
+    const __m128i seen = _mm_loadu_si128((const __m128i *)bytes);
+    return _mm512_mask_mov_ps(no, _mm_test_epi8_mask(seen, seen), yes);
+#elif defined(__AVX512F__)
+    const __m128i seen = _mm_loadl_epi64((const __m128i *)bytes);
+    return _mm512_mask_mov_pd(no, (__mmask8)_mm_test_epi8_mask(seen, seen), yes);
+#else
+    typedef char vbytes __attribute__((vector_size(LANES)));
+    vbytes seen;
+    memcpy(&seen, bytes, sizeof seen);
+    return select_real(__builtin_convertvector(seen, vinteger) != 0, yes, no);
 #endif
 }
 

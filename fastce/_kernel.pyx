@@ -585,13 +585,14 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         else:
             factor = float(weights)
     if where is not None:
-        where, keep_row = _as_where(where, x, class_axis)
+        where = _as_where(where, x, class_axis)
         kept += (("where", where),)
         if where.ndim == n_dims:
             arrays[WHERE] = <PyObject *>where
-        weights = keep_row
-        call.keep_row = <const unsigned char *>cnp.PyArray_DATA(weights)
-        kept += (("where", keep_row),)
+        else:
+            weights = np.ascontiguousarray(where)
+            call.keep_row = <const unsigned char *>cnp.PyArray_DATA(weights)
+            kept += (("where", weights),)
     if out is not None:
         grad = _check_out(out, x, name_of_x)
         if _share_memory(grad, y):
@@ -800,15 +801,13 @@ cdef object _as_bools(object where):
     return array
 
 
-cdef tuple _as_where(object where, cnp.ndarray logits, int class_axis):
-    """(where, keep_row): the mask as it came, of rows or of classes, and the rows that it keeps."""
+cdef object _as_where(object where, cnp.ndarray logits, int class_axis):
+    """where as a mask of rows or of classes."""
     array = _as_bools(where)
     shape = (<object>logits).shape
     row_shape = _row_shape(logits, class_axis)
-    if array.shape == shape:
-        return array, np.ascontiguousarray(array.any(axis=class_axis))
-    if array.shape == row_shape:
-        return array, np.ascontiguousarray(array).reshape(row_shape)
+    if array.shape == shape or array.shape == row_shape:
+        return array
     raise ValueError(f"where must have the shape of the rows {row_shape} or of the logits {shape}, "
                      f"got {array.shape}")
 

@@ -154,21 +154,37 @@ def test_the_second_derivative_of_a_hidden_class_under_a_cap_is_zero(hidden, n_c
 
 
 @dtypes
-def test_a_hidden_class_equals_a_class_at_minus_infinity(dtype, isa, rng):
-    """And may hold NaN."""
-    x = rng.normal(size=(20, 9)).astype(dtype)
-    y = rng.integers(0, 9, 20)
+@pytest.mark.parametrize("n_classes", [2, 9, 16, 100, 113, 130, 1000, 2500])
+def test_a_hidden_class_equals_a_class_at_minus_infinity(n_classes, dtype, isa, rng):
+    """And may hold NaN, wherever the mask's bytes lie."""
+    x = rng.normal(size=(40, n_classes)).astype(dtype)
+    y = rng.integers(0, n_classes, 40)
     kept = rng.uniform(size=x.shape) < 0.6
     kept[3] = True
     masked = np.where(kept, x, -np.inf)
     there = kept.any(1)
     expected = fastce.cross_entropy_with_grad(masked[there], y[there], reduction="none")
-    actual = fastce.cross_entropy_with_grad(
-        np.where(kept, x, np.nan).astype(dtype), y, where=kept, reduction="none"
-    )
-    for a, e in zip(actual, expected, strict=True):
-        np.testing.assert_array_equal(a[there], e)
-        assert not a[~there].any()
+    hidden = np.where(kept, x, np.nan).astype(dtype)
+    for where in (kept, np.asfortranarray(kept), np.repeat(kept, 3, 1)[:, ::3], np.tile(kept, 2)):
+        where = where[:, :n_classes]
+        actual = fastce.cross_entropy_with_grad(hidden, y, where=where, reduction="none")
+        for a, e in zip(actual, expected, strict=True):
+            np.testing.assert_array_equal(a[there], e)
+            assert not a[~there].any()
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [2, 9, 16, 100, 113, 130, 1000, 2500])
+def test_a_scale_equals_scaled_logits(n_classes, dtype, isa, rng):
+    """Bit for bit, by a power of two; rows that are not there may hold anything."""
+    x = rng.normal(size=(70, n_classes)).astype(dtype)
+    y = rng.integers(0, n_classes, 70)
+    y[rng.uniform(size=70) < 0.2] = -100
+    loss, grad = fastce.cross_entropy_with_grad(x * 4, y, reduction="none")
+    x[y < 0] = rng.choice([np.nan, np.inf, -np.inf, 3e38], size=(np.sum(y < 0), n_classes))
+    actual = fastce.cross_entropy_with_grad(x, y, logit_scale=4.0, reduction="none")
+    np.testing.assert_array_equal(actual[0], loss)
+    np.testing.assert_array_equal(actual[1], grad * 4)
 
 
 def test_a_row_without_a_class_or_hidden_is_not_there():
