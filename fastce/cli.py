@@ -6,7 +6,6 @@ Everything heavy is imported by the command that needs it, so that --help is qui
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -47,14 +46,17 @@ def _integer(least: int) -> Callable[[str], int]:
 
 def _learning_rate(text: str) -> float:
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    if not 1e-45 < value < 3.4e38:  # as a float32
+        raise argparse.ArgumentTypeError(f"expected a finite float32 above 0, got {text}")
     return value
 
 
 def _hidden(text: str) -> tuple[int, ...]:
     unit_count = _integer(1)
-    return tuple(unit_count(size) for size in text.split(","))
+    try:
+        return tuple(unit_count(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected N or N,N,..., got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,7 +149,7 @@ def _load_data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 @contextmanager
 def _progress(title: str, n_rows: int) -> Iterator[Callable[[int], object] | None]:
     """A bar for one epoch, on a terminal with tqdm; else nothing, the line per epoch is enough."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: closed
         yield None
         return
     try:
@@ -239,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{command}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        message = (
+            f"{error.filename or 'output'}: {error.strerror}" if error.strerror else str(error)
+        )
     except (ValueError, MemoryError) as error:
         message = str(error)
     print(f"{command}: {_one_line(message)}", file=sys.stderr)

@@ -161,3 +161,15 @@ def test_worst_ulps() -> None:
     assert worst_ulps(value, np.array([1.0 + 3 * 2.0**-23, 1e-40, np.inf, np.nan])) == 3
     assert worst_ulps(value, np.array([1.0, 1e-40, np.inf, 0.0])) == np.inf
     assert worst_ulps(value, np.array([1.0, 1e-40, 0.0, np.nan])) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "0"], "--seconds: expected more than 0, 3600 at most, got 0.0"),
+        (["--plot", "x.foo"], "--plot: expected .png, .pdf or .svg, got x.foo"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_timed(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err

@@ -449,7 +449,7 @@ def test_a_saved_model_comes_back(task, tmp_path):
     clf.fit(X, y)
     clf.save(tmp_path / "a.npz")
     back = MLPClassifier.load(tmp_path / "a.npz")
-    assert back.get_params() == {**clf.get_params(), "hidden_layer_sizes": [8, 5]}
+    assert back.get_params() == {**clf.get_params(), "hidden_layer_sizes": (8, 5)}
     assert same_weights(back, clf)
     assert back.loss_curve_ == clf.loss_curve_
     assert back.n_iter_ == 3
@@ -616,3 +616,45 @@ def test_missing_files_and_folders_are_not_models(tmp_path):
         MLPClassifier.load(tmp_path / "none.npz")
     with pytest.raises(ValueError, match=r"expected a regular file"):
         MLPClassifier.load(tmp_path)
+
+
+def test_a_model_replaces_files_only(model, tmp_path):
+    fitted = MLPClassifier.load(model)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="expected a regular file"):
+        fitted.save(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError):
+        fitted.save(tmp_path)
+    model.chmod(0o600)
+    (tmp_path / "link.npz").symlink_to(model)
+    fitted.save(tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink()
+    assert model.stat().st_mode & 0o777 == 0o600
+    assert fitted.get_params() == MLPClassifier.load(model).get_params()
+
+
+def test_a_model_that_says_it_is_huge_is_refused_before_room_is_made(model):
+    rewritten(model, parameters=np.array(json.dumps({"hidden_layer_sizes": [10**9]})))
+    with pytest.raises(ValueError, match=r"weight_0: expected float32 of shape .*1000000000"):
+        MLPClassifier.load(model)
+    rewritten(model, parameters=np.array("[" * 200_000))
+    with pytest.raises(ValueError, match="not a model of fastce"):
+        MLPClassifier.load(model)
+
+
+def test_parameters_say_what_they_are(rng):
+    X, y = rng.normal(size=(20, 3)), np.arange(20) % 3
+    for wrong, message in (
+        ({"hidden_layer_sizes": 1.5}, "hidden_layer_sizes: .*1.5"),
+        ({"hidden_layer_sizes": None}, "hidden_layer_sizes: .*None"),
+        ({"epsilon": 1e-46}, "epsilon: .*1e-46"),
+        ({"learning_rate_init": 1e39}, "learning_rate_init: "),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            MLPClassifier(**wrong).fit(X, y)
+    with pytest.raises(TypeError, match="classes: expected integers or strings, got float64"):
+        MLPClassifier().partial_fit(X, y, classes=[0.0, 1.0, 2.0])
+    clf = MLPClassifier(solver="sgd").partial_fit(X, y)
+    clf.solver = "adam"
+    with pytest.raises(ValueError, match="solver: expected that of the first call"):
+        clf.partial_fit(X, y)

@@ -1,5 +1,6 @@
 """fastce train and evaluate: what they print and leave, and one line for all that is wrong."""
 
+import errno
 import json
 import os
 import re
@@ -90,7 +91,7 @@ def test_flags_reach_the_classifier(tmp_path, data, run):
     arrays = fastce.mlp.load_mnist(data)
     expected.fit(*arrays[:2])
     trained = MLPClassifier.load(tmp_path / "run/model.npz")
-    assert trained.get_params() == {**expected.get_params(), "hidden_layer_sizes": [9, 7]}
+    assert trained.get_params() == expected.get_params()
     assert trained.loss_curve_ == expected.loss_curve_
     for ours, theirs in zip(trained.coefs_, expected.coefs_, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -351,3 +352,20 @@ def test_a_closed_pipe_ends_the_run_quietly(tmp_path, data):
     process.wait(timeout=60)
     assert (process.returncode, process.stderr.read()) == (141, "")
     process.stderr.close()
+
+
+def test_a_closed_stderr_and_a_full_output(tmp_path, data, run, refused, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    monkeypatch.undo()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "_say", full)
+    refused("output: No space left", "evaluate", tmp_path / "run" / "model.npz", "--data", data)
+
+
+@pytest.mark.parametrize("sizes", ["abc", "", "10,,5"])
+def test_hidden_layers_that_are_no_numbers(sizes, refused):
+    refused(f"--hidden: expected N or N,N,..., got {sizes!r}", "train", "--hidden", sizes)

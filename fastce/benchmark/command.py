@@ -80,7 +80,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.seconds is None:
         options.seconds = QUICK_SECONDS if options.quick else SECONDS
     if not 0 < options.seconds <= 3600:
-        raise UsageError(f"argument --seconds: expected 0 to 3600, got {options.seconds}")
+        raise UsageError(
+            f"argument --seconds: expected more than 0, 3600 at most, got {options.seconds}"
+        )
     if not 1 <= options.threads <= 1024:
         raise UsageError(f"argument --threads: expected 1 to 1024, got {options.threads}")
     options.shapes = _shapes(options)
@@ -89,6 +91,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         path = getattr(options, flag)
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise UsageError(f"argument --{flag}: cannot write {path}")
+    if options.plot is not None and options.plot.suffix not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"argument --plot: expected .png, .pdf or .svg, got {options.plot}")
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("argument --plot: needs matplotlib, which is not installed")
     return options

@@ -6,6 +6,7 @@ Runs in a folder, with checkpoints and metrics, are the business of run.py.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import numbers
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce import Evaluation, cross_entropy_with_grad, evaluate
+from fastce import Evaluation, cross_entropy_with_grad, evaluate, softmax
 from fastce._kernel import adam_step
 
 from . import network
@@ -25,6 +26,9 @@ from .files import load_arrays, save_arrays
 # some of L3, and 10 rows or 10,000 take no other path.
 ROWS_AT_ONCE = 1024
 
+N_MOMENTS = {"adam": 2, "sgd": 1}  # of sgd: the velocity
+LEAST_FLOAT = float(np.finfo(np.float32).smallest_subnormal)
+MOST_FLOAT = float(np.finfo(np.float32).max)
 MODEL_FORMAT = "fastce-mlp-1"
 
 
@@ -149,10 +153,14 @@ class MLPClassifier:
         """
         X, y = _as_inputs(X), _as_labels(y)
         if not hasattr(self, "classes_"):
-            self._begin(X.shape[1], np.unique(y if classes is None else _as_labels(classes)))
+            self._begin(
+                X.shape[1], np.unique(y if classes is None else _as_labels(classes, "classes"))
+            )
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes: expected those of the first call, {self.classes_.tolist()}")
         self._check_parameters()
+        if len(self._moments) != N_MOMENTS[self.solver]:
+            raise ValueError(f"solver: expected that of the first call, got {self.solver!r}")
         self._check_features(X)
         self._train_epoch(X, self._encode(y, len(X)))
         return self
@@ -165,8 +173,7 @@ class MLPClassifier:
         )
         sizes = (n_features, *hidden, len(classes))
         self._params = network.init_params(sizes, np.random.default_rng(self._seed))
-        # Adam's two moments, or the velocity.
-        self._moments = np.zeros((2 if self.solver == "adam" else 1, self._params.size), np.float32)
+        self._moments = np.zeros((N_MOMENTS[self.solver], self._params.size), np.float32)
         self._n_steps = 0
         self._sizes = sizes
         self.n_features_in_ = n_features
@@ -177,19 +184,24 @@ class MLPClassifier:
     def _check_parameters(self) -> tuple[int, ...]:
         """The hidden layers as a tuple, after all parameters were found to be possible."""
         hidden = self.hidden_layer_sizes
-        hidden = (hidden,) if isinstance(hidden, numbers.Integral) else tuple(hidden)
+        try:
+            hidden = (hidden,) if isinstance(hidden, numbers.Integral) else tuple(hidden)
+        except TypeError:
+            raise TypeError(
+                f"hidden_layer_sizes: expected an integer or several, got {hidden!r}"
+            ) from None
         for size in hidden:
             _check_integer("hidden_layer_sizes", size, 1)
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("max_iter", self.max_iter, 1)
         if self.random_state is not None:
             _check_integer("random_state", self.random_state, 0)
-        if self.solver not in ("adam", "sgd"):
+        if self.solver not in tuple(N_MOMENTS):
             raise ValueError(f'solver: expected "adam" or "sgd", got {self.solver!r}')
         for name in ("learning_rate_init", "epsilon"):
             value = _as_float(name, getattr(self, name))
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+            if not LEAST_FLOAT <= value <= MOST_FLOAT:
+                raise ValueError(f"{name}: expected a finite float32 above 0, got {value}")
         for name in ("momentum", "beta_1", "beta_2"):
             value = _as_float(name, getattr(self, name))
             if not 0 <= value < 1:
@@ -275,10 +287,7 @@ class MLPClassifier:
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, float32 of shape (n, n_classes), in the order of `classes_`."""
         logits = self._logits(X)
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        return logits
+        return softmax(logits, out=logits)
 
     def score(self, X: Any, y: Any) -> float:
         """The accuracy on X, y: the share of rows whose class is predicted."""
@@ -377,22 +386,25 @@ class MLPClassifier:
             classes = _as_labels(arrays["classes"])
             if not np.array_equal(classes, np.unique(classes)):
                 raise ValueError("classes are not sorted and different")
+            classifier.hidden_layer_sizes = hidden = classifier._check_parameters()
             n_features = len(arrays["weight_0"])
             if n_features == 0:
                 raise ValueError("weight_0 is empty")
-            classifier._begin(n_features, classes)
-            layers = network.layer_views(classifier._params, classifier._sizes)
-            for i, layer in enumerate(layers):
-                for name, view in zip((f"weight_{i}", f"bias_{i}"), layer, strict=True):
+            shapes = list(itertools.pairwise((n_features, *hidden, len(classes))))
+            for i, shape in enumerate(shapes):  # before room is made for what may not be there
+                for name, expected in ((f"weight_{i}", shape), (f"bias_{i}", shape[1:])):
                     array = arrays[name]
-                    if array.dtype != np.float32 or array.shape != view.shape:
+                    if array.dtype != np.float32 or array.shape != expected:
                         raise ValueError(
-                            f"{name}: expected float32 of shape {view.shape}, "
+                            f"{name}: expected float32 of shape {expected}, "
                             f"got {array.dtype} of {array.shape}"
                         )
                     if not np.isfinite(array).all():
                         raise ValueError(f"{name} is not finite")
-                    view[...] = array
+            classifier._begin(n_features, classes)
+            layers = network.layer_views(classifier._params, classifier._sizes)
+            for i, (weight, bias) in enumerate(layers):
+                weight[...], bias[...] = arrays[f"weight_{i}"], arrays[f"bias_{i}"]
             loss_curve = arrays["loss_curve"]
             if loss_curve.dtype != np.float64 or loss_curve.ndim != 1:
                 raise ValueError(f"loss_curve: expected float64 of shape (n,), got {loss_curve!r}")
@@ -401,7 +413,7 @@ class MLPClassifier:
         except KeyError as error:
             reason = f"expected an array {error}, got {sorted(arrays)}"
             raise ValueError(f"{os.fspath(path)}: not a model of fastce: {reason}") from None
-        except (ValueError, TypeError, IndexError, MemoryError) as error:
+        except (ValueError, TypeError, IndexError, MemoryError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}: not a model of fastce: {error}") from None
         return classifier
 
@@ -422,14 +434,14 @@ def _as_inputs(values: Any) -> np.ndarray:
     return X
 
 
-def _as_labels(values: Any) -> np.ndarray:
+def _as_labels(values: Any, name: str = "y") -> np.ndarray:
     y = np.asarray(values)
     if y.dtype.kind == "O":  # a column of strings from pandas, for one
         y = np.array(y.tolist())
     if y.ndim != 1:
-        raise ValueError(f"y: expected shape (n,), got {y.shape}")
+        raise ValueError(f"{name}: expected shape (n,), got {y.shape}")
     if y.dtype.kind not in "biuUS":
-        raise TypeError(f"y: expected integers or strings, got {y.dtype}")
+        raise TypeError(f"{name}: expected integers or strings, got {y.dtype}")
     return y
 
 

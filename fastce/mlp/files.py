@@ -52,15 +52,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     A binary file that takes the place of `path` when the block ends well.
 
     At any moment, and after a crash or loss of power at any moment, `path` is the old file or
-    the new one. A killed process leaves at most ``.name.<pid>.tmp`` beside it.
+    the new one, whose mode is the old one's. A killed process leaves at most ``.name.<pid>.tmp``
+    beside it. A symbolic link stays one; a device or a pipe is refused.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    mode = os.stat(path).st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path}: expected a regular file")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with opened(unfinished, REPLACE) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if mode is not None and stat.S_ISREG(mode):
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
         os.replace(unfinished, path)
     except BaseException as error:
         with suppress(OSError):

@@ -70,7 +70,7 @@ def _load_checkpoint(
         old = json.loads(str(arrays["settings"]))
         if old.keys() != settings.keys():
             raise ValueError(f"expected settings {list(settings)}, got {list(old)}")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of fastce: {error}") from None
     for name, value in settings.items():
         if old[name] != value:
