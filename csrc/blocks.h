@@ -237,8 +237,9 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         memcpy(v, ahead, sizeof v);
         const ptrdiff_t next = j + GROUP;
         if (next < n)
-            load_group(change, next < whole ? x + next : tail, next < whole ? seen + next : tail_seen,
-                       scale, block ? block + next : NULL, shift, ahead);
+            load_group(change, next < whole ? x + next : tail,
+                       next < whole ? seen + next : tail_seen, scale, block ? block + next : NULL,
+                       shift, ahead);
         for (int i = 0; i < 4; i++) {
             max = maximum(v[i], max); /* NaN is passed over */
             e[i] = exp_terms(v[i], ref);
@@ -279,10 +280,9 @@ INLINE real direct_terms(const int is_changed, const fastce_call *call, const ro
                          const pending_row *pending, const real *pending_terms,
                          wide_exact_sum *total)
 {
-    return is_changed
-               ? changed_terms(call, input, start, n, ref, to, pending, pending_terms, total)
-               : block_terms(AS_THEY_ARE, call, input, start, n, NULL, 0, ref, to, pending,
-                             pending_terms, total);
+    return is_changed ? changed_terms(call, input, start, n, ref, to, pending, pending_terms, total)
+                      : block_terms(AS_THEY_ARE, call, input, start, n, NULL, 0, ref, to, pending,
+                                    pending_terms, total);
 }
 
 #endif

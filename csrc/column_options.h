@@ -75,20 +75,20 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
     const vreal *logits = group_of(more->logits, call->n_classes, i);
     for (int w = 0; w < WIDE; w++) {
         const ptrdiff_t lane = i + w * DOUBLES;
-        wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
+        wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass, missed = mass;
         const vdouble max = doubles_at(rows->max, lane), others = doubles_at(rows->others, lane);
         const vdouble all = doubles_at(rows->top, lane) + others;
-        vdouble missed = splat_double(0);
         for (ptrdiff_t j = 0; j < call->n_classes; j++)
             add_gap(dense[j], logits[j], max, w, &mass, &gap);
         for (ptrdiff_t j = 0; call->loss == FASTCE_POLY1 && j < call->n_classes; j++)
-            missed += widen(dense[j], w)
-                      * select_double(widen(logits[j], w) == max, others, all - widen(terms[j], w));
+            add_wide(&missed, widen(dense[j], w)
+                                  * select_double(widen(logits[j], w) == max, others,
+                                                  all - widen(terms[j], w)));
         for (int l = 0; l < DOUBLES; l++) {
             rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
             rows->gap[lane + l] = result(gap.sum[l], gap.lost[l]);
+            rows->missed[lane + l] = result(missed.sum[l], missed.lost[l]);
         }
-        *(vdouble *)(rows->missed + lane) = missed;
     }
 }
 
@@ -140,7 +140,7 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
     const vreal cross = scale * (real)call->alpha, to_p = narrow(inverse), twice = narrow(square);
     const vreal exact_grad = narrow(exact), exact_rest = narrow(rest_of_top);
-    const real bend = (real)(-2 / (call->softcap * call->softcap));
+    const real to_cap = (real)(1 / call->softcap), bend = (real)(-2 / call->softcap);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vinteger number = splat_integer(j);
         const vreal term = terms[j], p = term * to_p, c = chain[j], z = logits[j];
@@ -153,7 +153,8 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
             vreal hess_z = term * factor * rest + p * p * twice;
             if (call->softcap != 0) {
                 /* where z is -inf, c is 0 and so is everything */
-                const vreal curve = (vreal)((vinteger)(z * bend * c) & (z > splat(HIDDEN)));
+                const vreal curve
+                    = (vreal)((vinteger)(z * to_cap * c * bend) & (z > splat(HIDDEN)));
                 hess_z = hess_z * c * c + grad_z * curve;
             }
             hess[j] = hess_z * (real)call->logit_scale;

@@ -145,8 +145,8 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
             loss += lse * lse * call->z_loss;
             pull += lse * (2 * call->z_loss);
         }
-        const vdouble scale
-            = sample_weight * doubles_at(rows->upstream, i) * (call->grad_scale * call->logit_scale);
+        const vdouble scale = sample_weight * doubles_at(rows->upstream, i)
+                              * (call->grad_scale * call->logit_scale);
         const vdouble push = weight * slope;
         if (dense) *(vdouble *)(rows->pull + i) = pull;
 

@@ -367,10 +367,10 @@ INLINE vdouble log_of_sum(vdouble top, vdouble others, vdouble *inverse)
 #endif
 }
 
-/* log(u) for 0 <= u <= 1: -inf at 0. */
+/* log(u) for normal u up to 1, and -inf at 0. */
 INLINE vdouble log_double(vdouble u)
 {
-    const vdouble value = log_normal(u);
+    const vdouble value = log_normal(u) + (u - u); /* of bits: NaN would be a number */
     return select_double(u == 0, splat_double(-__builtin_inf()), value);
 }
 

@@ -131,9 +131,9 @@ typedef struct fastce_binary_call {
 typedef struct fastce_kernels {
     /* Fills in the work. */
     void (*plan)(fastce_call *call);
-    /* The row of the first label that is neither a class nor ignored, or -1.  n_there: rows that
-     * count; weight_sum: what a mean divides by, added up in a fixed order. */
-    ptrdiff_t (*check_targets)(const fastce_call *call, ptrdiff_t *n_there, double *weight_sum);
+    /* The row of the first label that is neither a class nor ignored, or -1.  weight_sum: what a mean divides by,
+     * added up in a fixed order. */
+    ptrdiff_t (*check_targets)(const fastce_call *call, double *weight_sum);
     /* Takes chunks until none is left.  Any number of threads may run it at once. */
     void (*cross_entropy)(fastce_call *call, int thread);
 

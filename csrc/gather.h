@@ -43,7 +43,7 @@ INLINE vdouble negative_log(const fastce_call *call, vdouble x)
 /* factor * d(-log p) / dx; 0 for a class that has no weight, whatever its entry. */
 INLINE double gathered_grad(const fastce_call *call, double factor, double x)
 {
-    return factor == 0 ? 0 : call->loss == FASTCE_NLL ? -factor : -factor / x;
+    return factor == 0 ? 0 : call->loss == FASTCE_NLL ? -factor : -factor / (x + 0); /* not -0 */
 }
 
 INLINE char *grad_at(const row_run *run, ptrdiff_t i, ptrdiff_t j)
@@ -64,17 +64,17 @@ INLINE void clear_row(const fastce_call *call, const row_run *run, ptrdiff_t i)
 /* Row i with soft targets: its loss without sample weight; writes its gradient. */
 static double soft_row(const fastce_call *call, const row_run *run, ptrdiff_t i, double scale)
 {
-    double loss = 0;
+    exact_sum loss = {0, 0};
     for (ptrdiff_t j = 0; j < call->n_classes; j++) {
         const fastce_array *soft = &run->probabilities;
         double q = *(const real *)(soft->data + i * soft->row_stride + j * soft->class_stride);
         if (call->class_weight) q *= call->class_weight[j];
         const double x = entry(call, run, i, j);
-        if (q != 0) loss += q * negative_log(call, splat_double(x))[0]; /* 0 * inf = 0 */
+        if (q != 0) add(&loss, q * negative_log(call, splat_double(x))[0]); /* 0 * inf = 0 */
         if (run->grad.data)
             put_as(call->out_elem, grad_at(run, i, j), (real)gathered_grad(call, scale * q, x));
     }
-    return loss;
+    return result(loss.sum, loss.lost);
 }
 
 static void gather_rows(fastce_call *call, int thread)

@@ -36,7 +36,7 @@ static void plan(fastce_call *call)
         call->scratch_size = is_linear(call) ? 0 : sizeof(option_tiles);
     else
         call->scratch_size = (size_t)batch_rows(call) * batch_row_size(call);
-    if (!few && !direct) call->scratch_size += 4 * strip_size(n_classes);
+    if (!few && !direct) call->scratch_size += strips_size(call);
 }
 
 static void plan_binary(fastce_binary_call *call)

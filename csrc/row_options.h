@@ -134,7 +134,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
                 for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++)
                     x[l] = get(input->x + j + l);
                 const vreal z = prepare_logits(call, x, &unused);
-                const vreal bent = z * (real)(-2 / (softcap * softcap)) * c;
+                const vreal bent = z * (real)(1 / softcap) * c * (real)(-2 / softcap);
                 /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */
                 const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));
                 hess_z = hess_z * c * c + grad_z * curve;

@@ -35,10 +35,11 @@ static void load_strip(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrd
 static void load_probabilities(const fastce_array *x, ptrdiff_t first, ptrdiff_t n,
                                ptrdiff_t n_classes, real *strip)
 {
+    const ptrdiff_t width = strip_width(n_classes);
     const char *source = x->data + first * x->row_stride;
     for (ptrdiff_t j = 0; j < n_classes; j++)
         for (ptrdiff_t i = 0; i < n; i++)
-            strip[i * strip_width(n_classes) + j]
+            strip[i * width + j]
                 = *(const real *)(source + i * x->row_stride + j * x->class_stride);
 }
 
@@ -72,10 +73,19 @@ INLINE int is_contiguous(const fastce_call *call)
            && (!call->hess.data || call->hess.class_stride == out_size);
 }
 
-/* Bytes of one strip; there are four: logits, grad, hess, probabilities. */
-INLINE size_t strip_size(ptrdiff_t n_classes)
+/* Bytes of one strip. */
+INLINE size_t strip_size(const fastce_call *call)
 {
-    return LANES * row_scratch_size(n_classes);
+    const ptrdiff_t n = call->run_length < LANES ? call->run_length : LANES;
+    return (size_t)n * row_scratch_size(call->n_classes);
+}
+
+/* Bytes of those that a call needs, logits first. */
+INLINE size_t strips_size(const fastce_call *call)
+{
+    const int n = 1 + (call->grad.data != NULL) + (call->hess.data != NULL)
+                  + (call->probabilities.data != NULL);
+    return (size_t)n * strip_size(call);
 }
 
 static void cross_entropy_strips(fastce_call *call, int thread)
@@ -84,15 +94,14 @@ static void cross_entropy_strips(fastce_call *call, int thread)
     const ptrdiff_t real_stride = width * (ptrdiff_t)sizeof(real);
     row_worker worker;
     start_worker(call, thread, &worker);
-    char *scratch = worker.scratch + (size_t)worker.batch * batch_row_size(call);
+    char *scratch = worker.scratch + (size_t)worker.batch * worker.batch_row_size;
     row_run strip = {.logits = {.data = scratch, .row_stride = width * (ptrdiff_t)sizeof(elem)}};
+    const fastce_array *wanted[] = {&call->grad, &call->hess, &call->probabilities};
     fastce_array *more[] = {&strip.grad, &strip.hess, &strip.probabilities};
     for (int k = 0; k < 3; k++)
-        *more[k] = (fastce_array){.data = scratch + (size_t)(k + 1) * strip_size(n_classes),
-                                  .row_stride = real_stride};
-    if (!call->grad.data) strip.grad.data = NULL;
-    if (!call->hess.data) strip.hess.data = NULL;
-    if (!call->probabilities.data) strip.probabilities.data = NULL;
+        if (wanted[k]->data)
+            *more[k]
+                = (fastce_array){.data = scratch += strip_size(call), .row_stride = real_stride};
 
     for (cursor at; claim_chunk(call, thread, &at);) {
         const row_run *run = &at.run;

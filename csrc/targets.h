@@ -38,8 +38,8 @@ INLINE row_run run_at(const fastce_call *call, ptrdiff_t run)
                      run * call->run_length};
 }
 
-/* Labels of rows i .. i + n of a run as int64.  A uint64 that has no int64 becomes INT64_MAX, which is
- * no class and no ignore_index a caller can ask for. */
+/* Labels of rows i .. i + n of a run as int64.  A uint64 that has no int64 becomes negative, which is no class;
+ * so does an ignore_index for uint64. */
 static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                          int64_t *targets)
 {
@@ -55,15 +55,10 @@ static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t 
     case FASTCE_I8: READ_AS(int8_t);
     case FASTCE_I16: READ_AS(int16_t);
     case FASTCE_I32: READ_AS(int32_t);
-    case FASTCE_I64: READ_AS(int64_t);
     case FASTCE_U8: READ_AS(uint8_t);
     case FASTCE_U16: READ_AS(uint16_t);
     case FASTCE_U32: READ_AS(uint32_t);
-    default:
-        for (ptrdiff_t k = 0; k < n; k++) {
-            const uint64_t target = *(const uint64_t *)(source + k * stride);
-            targets[k] = target < INT64_MAX ? (int64_t)target : INT64_MAX;
-        }
+    default: READ_AS(int64_t); /* and uint64 */
     }
 #undef READ_AS
 }
@@ -119,7 +114,7 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
     return all >= 0;
 }
 
-static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, double *weight_sum)
+static ptrdiff_t check_targets(const fastce_call *call, double *weight_sum)
 {
     const int weighted = (call->class_weight && call->targets.data) || call->sample_weight;
     const int has_ignore = call->has_ignore_index;
@@ -161,7 +156,6 @@ static ptrdiff_t check_targets(const fastce_call *call, ptrdiff_t *n_there, doub
             for (ptrdiff_t k = 0; k < n; k += DOUBLES) add_wide(&total, doubles_at(weights, k));
         }
     }
-    *n_there = there;
     *weight_sum = weighted ? total_of(&total) : (double)there;
     return -1;
 }

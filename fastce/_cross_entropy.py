@@ -55,10 +55,11 @@ def cross_entropy(
     sample_weight : array of the rows' shape, optional
         Factor of each row, 0 or more. A row of weight 0 is not there, as if ignored.
     ignore_index : int or None, default -100
-        Rows with this target count for nothing: loss 0, gradient 0, never read.
+        Rows with this target count for nothing: loss 0, gradient 0, whatever they hold.
     where : bool array of the rows' or of the logits' shape, optional
-        Of the rows' shape: the rows to keep. Of the logits' shape: the classes to keep; a class
-        that is hidden equals one at ``-inf``, and a row with none left is not there.
+        Of the rows' shape: the rows to keep; labels are checked in all. Of the logits' shape: the
+        classes to keep; one that is hidden equals one at ``-inf``, and a row with none left is not
+        there.
     label_smoothing : float, default 0.0
         In [0, 1]: this part of each row's target goes to all classes that no mask hides, evenly.
     logit_scale : float, default 1.0

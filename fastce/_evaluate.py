@@ -13,7 +13,7 @@ from fastce import _kernel
 N_BINS = 15  # of the calibration error: Guo et al. 2017, section 2; also torchmetrics' default
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerClass:
     """Figures of the rows of each true class; NaN where there are none."""
 
@@ -22,7 +22,7 @@ class PerClass:
     accuracy: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What `evaluate` found; ``print`` shows it.
 
@@ -121,6 +121,7 @@ def evaluate(
     weight = np.ones(len(stats))
     if sample_weight is not None:
         weight = _kernel.check_weights(sample_weight, "sample_weight", labels.shape).reshape(-1)
+        _kernel.check_weight_sum(weight)
     there = (stats["rank"] >= 0) & (weight > 0)
     stats, weight = stats[there], weight[there]
     classes = labels.reshape(-1)[there].astype(np.int64)
@@ -138,13 +139,13 @@ def evaluate(
     confidence = np.nan_to_num(stats["confidence"])
     bins = np.clip(np.ceil(confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
     gaps = np.bincount(bins, weights=weight * (right - stats["confidence"]), minlength=N_BINS)
-    loss = mean(stats["loss"])
     with np.errstate(invalid="ignore", over="ignore"):
+        loss = mean(stats["loss"])
         total = per_class(np.ones(len(stats)))
         return Evaluation(
             loss=loss,
             accuracy=mean(right),
-            top_k_accuracy=mean(stats["rank"] < top_k),
+            top_k_accuracy=mean(stats["rank"] < min(top_k, n_classes)),
             perplexity=float(np.exp(loss)),
             entropy=mean(stats["entropy"]),
             ece=float(np.abs(gaps).sum() / weight.sum()) if len(weight) else float("nan"),

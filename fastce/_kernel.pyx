@@ -9,7 +9,7 @@ cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX
-from libc.stdint cimport int64_t, INT64_MAX
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from operator import index
@@ -54,7 +54,7 @@ cdef extern from "fastce.h" nogil:
         const fastce_kernels *kernels
     ctypedef struct fastce_kernels:
         void (*plan)(fastce_call *) noexcept nogil
-        ptrdiff_t (*check_targets)(const fastce_call *, ptrdiff_t *, double *) noexcept nogil
+        ptrdiff_t (*check_targets)(const fastce_call *, double *) noexcept nogil
         void (*adam_step)(void *, const void *, void *, void *, ptrdiff_t,
                           double, double, double, double, double) noexcept nogil
     ctypedef struct fastce_isa:
@@ -204,46 +204,59 @@ cdef int _elem_of(cnp.ndarray array) except -2:
     return -1
 
 
+cdef object _as_array(object values, str name, str what="an array of numbers"):
+    """values as an array, whatever it holds."""
+    if not cnp.PyArray_CheckExact(values) and isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be {what}, got a masked array, whose mask would be lost; "
+                        "where= takes masks")
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be {what}: {error}") from None
+
+
+cdef object _as_reals(object values, str name, str what="an array of numbers"):
+    """The same, with bfloat16 as float32."""
+    array = _as_array(values, name, what)
+    return array.astype(np.float32) if _elem_of(array) == FASTCE_BF16 else array
+
+
 cdef cnp.ndarray _as_logits(object logits, str name="logits"):
     """logits as an aligned native array of a dtype that the kernels know; itself if it is one."""
     cdef cnp.ndarray array
-    if cnp.PyArray_Check(logits):
+    if cnp.PyArray_CheckExact(logits):
         array = <cnp.ndarray>logits
         if _elem_of(array) >= 0 and _is_plain(array):
             return array
-    try:
-        array = np.asarray(logits)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    array = _as_array(logits, name)
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
-    if array.dtype.kind == "f" and array.dtype.itemsize <= 8 or _elem_of(array) >= 0:
-        return array.astype(array.dtype.newbyteorder("="))
-    raise TypeError(f"{name} must be float16, bfloat16, float32, float64 or integers, got "
-                    + _kind_name(array))
+    native = array.dtype.newbyteorder("=")
+    array = array.astype(native, copy=not _is_plain(array))
+    if _elem_of(array) < 0:
+        raise TypeError(f"{name} must be float16, bfloat16, float32, float64 or integers, got "
+                        + _kind_name(array))
+    return array
 
 
 cdef cnp.ndarray _as_targets(object targets):
     """targets as an aligned native array of integers (bools as uint8) or floats, or as it is."""
     cdef cnp.ndarray array
-    if cnp.PyArray_Check(targets):
+    if cnp.PyArray_CheckExact(targets):
         array = <cnp.ndarray>targets
         if cnp.PyArray_ISINTEGER(array) and _is_plain(array):
             return array
     try:
-        array = np.asarray(targets)
-    except ValueError as error:
-        raise ValueError(f"targets must be an array: {error}") from None
+        array = _as_reals(targets, "targets", "an array")
     except OverflowError:
         raise ValueError("targets holds a number that no integer dtype can hold") from None
     if array.dtype.kind == "b":
         return array.view(np.uint8)
     if array.size == 0 and not cnp.PyArray_Check(targets):
         return array.astype(np.int64)
-    if array.dtype.kind in "iuf":
+    if array.dtype.kind in "iuf" and cnp.PyArray_TYPE(array) < 256:  # none of ml_dtypes'
         return np.require(array, array.dtype.newbyteorder("="), "A")
-    raise TypeError("targets must be integers (class indices) or floats (probabilities), got "
-                    + _kind_name(array))
+    raise TypeError(f"targets must be integers or floats, got {_kind_name(array)}")
 
 
 cdef int _target_kind(cnp.ndarray targets) noexcept:
@@ -264,10 +277,7 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     cdef const double *values
     cdef ptrdiff_t i
     cdef bint all_fit = True
-    try:
-        array = np.asarray(weights)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    array = _as_reals(weights, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {_kind_name(array)}")
     if shape is None:
@@ -282,14 +292,19 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     if not all_fit:
         wrong = ~((<object>array >= 0) & np.isfinite(array))
         at = np.unravel_index(np.argmax(wrong), shape)
-        place = ", ".join(str(k) for k in at)
-        raise ValueError(f"{name}[{place}] is {array[at]}, expected a finite number, 0 or more")
+        raise ValueError(f"{name}{_place(at)} is {array[at]}, expected a finite number, 0 or more")
     return array
 
 
+def check_weight_sum(weights):
+    with np.errstate(over="ignore"):
+        _sum_as_divisor(weights.sum())
+
+
 cdef double _sum_as_divisor(double weight_sum) except? -1:
-    if weight_sum - weight_sum != 0:
-        raise ValueError("weights must have a finite sum for a mean, got inf")
+    if weight_sum - weight_sum != 0 or 0 < weight_sum < 1e-300:  # whose inverse may be inf
+        raise ValueError("weights must have a finite sum, 0 or 1e-300 and more, for a mean, got "
+                         f"{weight_sum}")
     return weight_sum
 
 
@@ -386,10 +401,13 @@ cdef void _bounds(cnp.ndarray array, size_t *low, size_t *high) noexcept:
             low[0] += reach
 
 
+cdef str _place(tuple at):
+    return "[" + ", ".join(str(i) for i in at) + "]" if at else ""
+
+
 cdef object _wrong_target(object targets, ptrdiff_t row, ptrdiff_t n_classes):
     at = np.unravel_index(row, targets.shape)
-    place = "[" + ", ".join(str(i) for i in at) + "]" if targets.ndim else ""
-    return ValueError(f"targets{place} is {targets[at]}, outside [0, {n_classes})")
+    return ValueError(f"targets{_place(at)} is {targets[at]}, outside [0, {n_classes})")
 
 
 cdef double _as_number(object value, str name, double low, bint low_fits, double high) except? -1:
@@ -398,7 +416,8 @@ cdef double _as_number(object value, str name, double low, bint low_fits, double
     if type(value) is float:  # the defaults: the checks below take 0.1 microseconds each
         number = value
     else:
-        if isinstance(value, (bool, np.bool_, str, bytes)):
+        if isinstance(value, (bool, str, bytes)) or (isinstance(value, (np.generic, np.ndarray))
+                                                     and value.dtype.kind not in "iufV"):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
         try:
             number = value
@@ -509,7 +528,7 @@ cdef int _read_reduction(object reduction, object on_empty, object normalizer, b
         if not isinstance(on_empty, str) or on_empty not in ("nan", "zero", "raise"):
             raise ValueError(f"on_empty must be 'nan', 'zero' or 'raise', got {on_empty!r}")
     if normalizer is not None:
-        divisor[0] = _as_number(normalizer, "normalizer", 0, False, 1e300)
+        divisor[0] = _as_number(normalizer, "normalizer", 1e-300, True, 1e300)
         if not mean[0]:
             raise ValueError(f"normalizer replaces the mean's divisor; reduction is {reduction!r}")
     return 0
@@ -531,7 +550,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     cdef cnp.ndarray grad = None, hess = None, losses = None, weights
     cdef int n_dims = cnp.PyArray_NDIM(x), elem = _elem_of(x), threads, i, k, class_axis
     cdef bint mean, each, soft, empty
-    cdef ptrdiff_t n_there = 0, wrong
+    cdef ptrdiff_t wrong
     cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
     cdef tuple kept = ()  # arrays that call points into, by name
 
@@ -615,7 +634,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         hess = _empty_like(grad)
         arrays[HESS] = <PyObject *>hess
     _set_rows(&call, &rows, arrays, class_axis)
-    wrong = call.kernels.check_targets(&call, &n_there, &weight_sum)
+    wrong = call.kernels.check_targets(&call, &weight_sum)
     if wrong >= 0:
         raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
     call.grad_scale = 1.0
@@ -668,7 +687,7 @@ cdef double _run(fastce_call *call, int threads) except? -1:
         with nogil:
             failed = fastce_run(call, threads, &loss_sum)
     if failed:
-        raise MemoryError("no memory for one row of terms per thread")
+        raise MemoryError("no memory for some rows of terms per thread")
     return loss_sum
 
 
@@ -724,7 +743,7 @@ def evaluate(logits, targets, axis, ignore_index, n_threads):
     cdef cnp.ndarray x = _as_logits(logits), y = _as_targets(targets), stats
     cdef int elem = _elem_of(x), class_axis = _class_axis(axis, x)
     cdef int threads = _n_threads if n_threads is None else check_threads(n_threads)
-    cdef ptrdiff_t n_there = 0, wrong
+    cdef ptrdiff_t wrong
     cdef double weight_sum = 0
     memset(&call, 0, sizeof(call))
     memset(arrays, 0, sizeof(arrays))
@@ -733,17 +752,17 @@ def evaluate(logits, targets, axis, ignore_index, n_threads):
     if (<object>y).shape != _row_shape(x, class_axis):
         raise ValueError(f"targets must have shape {_row_shape(x, class_axis)} (the rows of logits "
                          f"{(<object>x).shape}), got {(<object>y).shape}")
+    call.target_kind = _target_kind(y)
     if ignore_index is not None:
         _set_ignore_index(&call, ignore_index)
     arrays[LOGITS] = <PyObject *>x
     arrays[TARGETS] = <PyObject *>y
-    call.target_kind = _target_kind(y)
     call.loss = FASTCE_EVALUATE
     call.logit_scale = 1
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
     call.kernels = _isa.kernels[elem]
     _set_rows(&call, &rows, arrays, class_axis)
-    wrong = call.kernels.check_targets(&call, &n_there, &weight_sum)
+    wrong = call.kernels.check_targets(&call, &weight_sum)
     if wrong >= 0:
         raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
     stats = np.empty(call.n_rows, [("loss", "f8"), ("entropy", "f8"), ("confidence", "f8"),
@@ -772,15 +791,13 @@ cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int 
         raise ValueError(f"ignore_index is {ignore_index}, but targets are probabilities, which "
                          "have no index to ignore; use where or sample_weight")
     real = np.float64 if _elem_of(logits) == FASTCE_F64 else np.float32
-    return (<object>targets).astype(real, copy=False)
+    with np.errstate(all="ignore"):  # probabilities that are 0 as floats
+        return (<object>targets).astype(real, copy=False)
 
 
 cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):
     """Factors of the rows' gradients: a number, or for 'none' an array of the rows' shape."""
-    try:
-        array = np.asarray(upstream)
-    except ValueError as error:
-        raise ValueError(f"upstream must be a number or an array: {error}") from None
+    array = _as_reals(upstream, "upstream", "a number or an array")
     if array.dtype.kind not in "iuf":
         raise TypeError(f"upstream must be real numbers, got {_kind_name(array)}")
     if array.ndim and not each:
@@ -792,10 +809,7 @@ cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):
 
 
 cdef object _as_bools(object where):
-    try:
-        array = np.asarray(where)
-    except ValueError as error:
-        raise ValueError(f"where must be an array of bools: {error}") from None
+    array = _as_array(where, "where", "an array of bools")
     if array.dtype.kind != "b":
         raise TypeError(f"where must be bools, got {_kind_name(array)}")
     return array
@@ -816,10 +830,15 @@ cdef int _set_ignore_index(fastce_call *call, object ignore_index) except -1:
     value = ignore_index
     if type(value) is not int:
         value = check_index(value, "ignore_index")
-    # No label outside of int64 can match but a uint64 one, and that is refused as a class anyway.
-    cdef int is_outside = 0
+    cdef int is_outside = 0  # of the labels' dtype, as far as it matters
     call.ignore_index = PyLong_AsLongLongAndOverflow(value, &is_outside)
-    call.has_ignore_index = not is_outside and call.ignore_index != INT64_MAX
+    if call.target_kind == FASTCE_U64:  # both are compared as the same 64 bits
+        if is_outside > 0 and value < 2**64:
+            call.ignore_index = <int64_t>(<uint64_t>value)
+            is_outside = 0
+        elif call.ignore_index < 0:
+            is_outside = -1
+    call.has_ignore_index = not is_outside
     return 0
 
 
@@ -1005,8 +1024,7 @@ cdef object _wrong_binary_target(object targets, bint soft, object where, object
     if sample_weight is not None:
         wrong = wrong & (sample_weight != 0)
     at = np.unravel_index(np.argmax(wrong), targets.shape)
-    place = "[" + ", ".join(str(i) for i in at) + "]" if targets.ndim else ""
-    return ValueError(f"targets{place} is {targets[at]}, "
+    return ValueError(f"targets{_place(at)} is {targets[at]}, "
                       f"{'outside [0, 1]' if soft else 'neither 0 nor 1'}")
 
 

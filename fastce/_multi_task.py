@@ -100,4 +100,4 @@ def _numbers(values: ArrayLike, name: str) -> NDArray[Any]:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}")
-    return array
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -41,7 +41,7 @@ def _default_threads() -> tuple[int, str]:
             return _kernel.check_threads(int(first), name), name
         except ValueError:
             warnings.warn(
-                f"{name} is {value!r}, expected an integer of 1 or more; it is ignored",
+                f"{name} is {value!r}, expected an integer from 1 to 65536; it is ignored",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -81,7 +81,7 @@ def set_num_threads(n_threads: int) -> None:
     Parameters
     ----------
     n_threads : int
-        1 or more. More than there are cores is allowed.
+        1 or more. More than there are cores is allowed; more than 256 count as 256.
 
     Raises
     ------

@@ -320,3 +320,62 @@ def test_out_says_what_is_wrong_with_its_bytes():
     refused(ValueError, "out.*byte order.*'>'", out=np.full((4, 10), 7, ">f4"))
     unaligned = np.frombuffer(bytearray(164), np.uint8)[1:161].view(np.float32).reshape(4, 10)
     refused(ValueError, "out.*unaligned", out=unaligned)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.uint8, np.int8])
+def test_any_label_of_a_dtype_can_be_ignored(dtype):
+    for ignored in (np.iinfo(dtype).max, np.iinfo(dtype).min):
+        y = np.array([1, ignored, 2, 3], dtype)
+        ignored = int(ignored)
+        grad = fastce.cross_entropy_with_grad(X, y, ignore_index=ignored)[1]
+        np.testing.assert_array_equal(grad.any(1), y != ignored)
+        assert fastce.evaluate(X, y, ignore_index=ignored).n_valid == 3
+
+
+def test_a_negative_ignore_index_is_no_uint64():
+    y = np.array([1, 2**64 - 100, 2, 3], np.uint64)
+    refused(ValueError, r"targets\[1\] is 18446744073709551516", targets=y)
+    refused(ValueError, r"targets\[1\] is 18446744073709551516", targets=y, ignore_index=2**64)
+
+
+@pytest.mark.parametrize("name", ["logits", "targets", "sample_weight", "class_weight", "where"])
+def test_masked_arrays_are_refused(name):
+    value = np.ma.masked_array(X if name == "logits" else Y, mask=False)
+    refused(TypeError, f"{name} must be.*masked array", **{name: value})
+
+
+def test_dtypes_of_ml_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for name in ("float8_e5m2", "float8_e4m3fn"):
+        odd = getattr(ml_dtypes, name)
+        refused(TypeError, f"logits must be.*{name}", X.astype(odd))
+        refused(TypeError, f"targets must be.*{name}", targets=Y.astype(odd))
+        with pytest.raises(TypeError, match="targets must be"):
+            fastce.binary_cross_entropy(np.zeros(4), np.zeros(4, odd))
+    half = ml_dtypes.bfloat16
+    q = np.full(X.shape, 0.125, np.float32)
+    for options in ({}, {"sample_weight": np.array([1, 2, 0.5, 3], np.float32)}):
+        expected = fastce.cross_entropy(X, q, **options)
+        options = {key: value.astype(half) for key, value in options.items()}
+        assert fastce.cross_entropy(X, q.astype(half), **options) == expected
+
+
+def test_numbers_that_are_none():
+    for value in (np.complex64(0.1), np.array("0.1"), np.array(True), np.bool_(True)):
+        refused(TypeError, "label_smoothing must be a number", label_smoothing=value)
+
+
+def test_targets_too_small_for_floats_are_zeros():
+    q = np.where(np.eye(10)[Y] > 0, 1.0, 1e-300)
+    with np.errstate(all="raise"):
+        assert fastce.cross_entropy(X, q) == fastce.cross_entropy(X, np.eye(10)[Y])
+
+
+def test_weights_whose_inverse_is_no_number():
+    refused(ValueError, "weights.*1e-300 and more.*1e-310", sample_weight=[1e-310, 0, 0, 0])
+    refused(ValueError, "normalizer.*1e-300", normalizer=1e-310)
+
+
+def test_a_weight_alone_is_named_without_a_place():
+    with pytest.raises(ValueError, match=r"^pos_weight is -1\.0"):
+        fastce.binary_cross_entropy(np.zeros(3), np.zeros(3), pos_weight=-1)

@@ -341,3 +341,19 @@ def test_it_prints_what_one_wants_to_read():
 def test_it_prints_no_endless_table():
     many = fastce.evaluate(np.zeros((1, 5000), np.float32), [3])
     assert len(str(many).splitlines()) < 10
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 4, 100])
+def test_a_spoiled_row_is_not_among_more_than_all(top_k):
+    x = np.zeros((2, 3))
+    x[0, 0], x[1, 0] = np.nan, 1
+    assert fastce.evaluate(x, [0, 0], top_k=top_k).top_k_accuracy == 0.5
+
+
+def test_evaluations_are_objects_and_large_losses_warn_of_nothing():
+    x = np.array([[1e308, 0]] * 2)
+    result = fastce.evaluate(x, [1, 1], top_k=1)
+    assert result.loss == np.inf
+    assert {result} == {result} != {fastce.evaluate(x, [1, 1])}
+    with pytest.raises(ValueError, match="weights must have a finite sum"):
+        fastce.evaluate(np.zeros((4, 2)), [0] * 4, sample_weight=[1e308] * 4)

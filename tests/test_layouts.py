@@ -2,6 +2,8 @@
 
 import array
 import mmap
+import os
+import subprocess
 import sys
 import tracemalloc
 
@@ -405,3 +407,33 @@ def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtyp
         some, grad = fastce.cross_entropy_with_grad(x[part], y[part], reduction="none")
         np.testing.assert_array_equal(losses[part], some)
         np.testing.assert_array_equal(out[part], grad)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "out_dtype"), [(np.float64, np.float32), (np.float32, np.float16)]
+)
+def test_a_large_narrower_out_in_every_second_place(dtype, out_dtype, isa):
+    """No whole vectors fit there, and none is waited for."""
+    n = 4_200_000 // np.dtype(dtype).itemsize // 3
+    x = np.random.default_rng(0).standard_normal((3, n)).astype(dtype)
+    out = np.empty((3, 2 * n + 2), out_dtype)[:, 1::2][:, :n]
+    y = np.zeros(n, int)
+    fastce.cross_entropy_with_grad(x, y, axis=0, out=out)
+    expected = fastce.cross_entropy_with_grad(x, y, axis=0, out=np.empty((3, n), out_dtype))[1]
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_a_row_alone_in_steps_takes_little_memory():
+    """The strips are as many as there are rows: 16 of them would be 2 GB."""
+    code = (
+        "import numpy as np, resource, fastce\n"
+        "x = np.zeros((1, 2 * 8_000_000), np.float32)[:, ::2]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000))\n"
+        "print(fastce.cross_entropy(x, [0], n_threads=1))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert float(done.stdout) == pytest.approx(np.log(8e6), rel=1e-6)

@@ -510,3 +510,10 @@ def test_soft_targets_have_no_label_to_ignore(ignore_index):
     else:
         with pytest.raises(ValueError, match="ignore_index"):
             fastce.cross_entropy(x, t, ignore_index=ignore_index)
+
+
+def test_the_curvature_of_a_tiny_cap_is_no_nan():
+    for n_classes in (3, 130):
+        x = np.arange(n_classes, dtype=np.float32)[None]
+        hess = fastce.cross_entropy_with_grad_hess(x, [0], softcap=1e-25)[2]
+        assert np.isfinite(hess).all()

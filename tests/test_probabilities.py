@@ -232,3 +232,18 @@ def test_a_bad_call_is_refused_and_nothing_written(name, x):
             getattr(fastce, name + "_with_grad")(good, y, out=wrong)
     with pytest.raises(TypeError, match="label_smoothing"):
         getattr(fastce, name)(good, y, label_smoothing=0.1)
+
+
+@wide
+@both
+def test_sums_over_many_classes_lose_nothing(name, isa, rng):
+    x = draw(name, (2, 30000), np.float64, rng)
+    q = rng.random((2, 30000))
+    losses = getattr(fastce, name)(x, q, reduction="none")
+    logs = x.astype(np.longdouble) if name == "nll_loss" else np.log(x.astype(np.longdouble))
+    assert reference.ulp_error(losses, -(q * logs).sum(1), np.float64) <= LOSS_ULP[np.float64]
+
+
+def test_the_slope_at_zero_has_one_sign():
+    _, grad = fastce.log_loss_with_grad(np.array([[0.0, 1.0], [-0.0, 1.0]]), [0, 0])
+    np.testing.assert_array_equal(grad, [[-inf, 0], [-inf, 0]])

@@ -199,3 +199,28 @@ def test_the_other_arguments_are_checked_as_in_cross_entropy(name):
         with pytest.raises(ValueError, match=message):
             call(name, x, **{"targets": [0, 1], "out": out, **options})
         assert (out == 7).all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("n_classes", [3, 130])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_spoiled_row_is_spoiled_for_any_gamma(n_classes, gamma, dtype, isa):
+    x = np.zeros((4, n_classes), dtype)
+    x[0, 1], x[1], x[2, 2] = np.inf, -np.inf, -np.nan
+    losses, grad = fastce.focal_loss_with_grad(x, [0] * 4, gamma=gamma, reduction="none")
+    np.testing.assert_array_equal(np.isnan(losses), [True, True, True, False])
+    np.testing.assert_array_equal(np.isnan(grad).any(1), [True, True, True, False])
+
+
+@pytest.mark.parametrize("n_classes", [100, 112, 113])
+def test_poly1_of_soft_targets_adds_up_exactly(n_classes, isa, rng):
+    """Where a class has no target its gradient is p times a sum over the others."""
+    x, q = rng.normal(size=(300, n_classes)), rng.random((300, n_classes))
+    x[:, 0] += rng.uniform(0, 60, 300)
+    q[:, 3] = 0
+    _, grad = fastce.poly1_loss_with_grad(x, q, reduction="none", epsilon=2.0)
+    wide = x.astype(np.longdouble)
+    p = np.exp(wide - wide.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    expected = p[:, 3] * (q.sum(1, dtype=np.longdouble) + 2 * (q * p).sum(1))
+    assert reference.ulp_error(grad[:, 3], expected, np.float64) <= reference.GRAD_ULP[np.float64]
