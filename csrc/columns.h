@@ -233,18 +233,18 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
     row_tile *rows = &worker->rows;
     option_tiles *more = worker->more;
     worker->all_there = read_rows(call, run, first, n, targets, rows);
-    if (run->where.data && can_mask_flat(call)) {
-        const fastce_array masked
-            = {.data = (char *)worker->flat.terms - first * run->logits.row_stride,
-               .class_stride = sizeof(elem),
-               .row_stride = run->logits.row_stride};
-        mask_flat(row_of(&run->logits, first), row_of(&run->where, first), n * n_classes,
-                  &worker->flat);
-        load_tile(&masked, first, n, LANES, n_classes, tile);
-    } else {
-        load_tile(&run->logits, first, n, worker->n_ahead, n_classes, tile);
-        if (run->where.data) mask_tile(&run->where, first, n, n_classes, tile);
+    const fastce_array *from = &run->logits;
+    fastce_array masked = {.class_stride = sizeof(elem), .row_stride = run->logits.row_stride};
+    ptrdiff_t n_ahead = worker->n_ahead;
+    const int is_flat = run->where.data && can_mask_flat(call);
+    if (is_flat) {
+        mask_flat(row_of(from, first), row_of(&run->where, first), n * n_classes, &worker->flat);
+        masked.data = (char *)worker->flat.terms - first * masked.row_stride;
+        from = &masked;
+        n_ahead = LANES;
     }
+    load_tile(from, first, n, n_ahead, n_classes, tile);
+    if (run->where.data && !is_flat) mask_tile(&run->where, first, n, n_classes, tile);
     for (ptrdiff_t i = n; i < worker->padded; i++) {
         targets[i] = -1;
         rows->weight[i] = rows->sample_weight[i] = rows->upstream[i] = 0;
