@@ -37,6 +37,13 @@ def variants(logits: Any, targets: Any) -> dict[str, Callable[..., object]]:
         **{f.__name__.removesuffix("_with_grad"): partial(f, logits, targets) for f in robust},
         "class_weight": partial(plain, class_weight=rng.random(n_classes)),
         "sample_weight": partial(plain, sample_weight=rng.random(n_rows)),
+        "ignored rows": partial(
+            fastce.cross_entropy_with_grad,
+            logits,
+            np.where(rng.random(n_rows) < 0.1, -100, targets),
+        ),
+        "where": partial(plain, where=rng.random(logits.shape) < 0.9),
+        "logit_scale": partial(plain, logit_scale=0.5),
         "label_smoothing": partial(plain, label_smoothing=0.1),
         "softcap": partial(plain, softcap=30.0),
         "z_loss": partial(plain, z_loss=1e-4),

@@ -1,5 +1,5 @@
-/* What options do to logits before the maximum is taken, in the cache, a vector at a time: masks,
- * scale and cap, and the dense part of the target distribution.  Plain calls do not come here. */
+/* What options do to logits, a vector at a time, on their way into the loops of terms: masks, scale and cap; and
+ * the dense part of the target distribution.  Where a whole block or tile goes through them is elsewhere. */
 #ifndef FASTCE_PREPARE_H
 #define FASTCE_PREPARE_H
 

@@ -2,8 +2,8 @@
  *
  * A row is read from memory once and written once, and one exponential is computed per element: its
  * terms (see exp_log.h) go to `terms`, a row that stays in L2.  What they are relative to is guessed to be
- * what the row before had, so that the maximum is taken on the way; where the guess is wrong, and with
- * options that change logits or large ones, a block is copied to L1 first.  Only when the row ends is its
+ * what the row before had, so that the maximum is taken on the way; where the guess is wrong, and for
+ * caps, dense targets and large logits, a block is copied to L1 first.  Only when the row ends is its
  * sum known; then the gradient is one multiplication per term.  That is done while the next row is being
  * read, so that memory is read and written at an even pace under the arithmetic.
  *
