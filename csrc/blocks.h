@@ -227,7 +227,8 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         for (ptrdiff_t l = 0; l < GROUP; l += LANES)
             store(tail + l, load_up_to(x, whole + l, n, HIDDEN));
     if (seen) memcpy(tail_seen, seen + whole, (size_t)(n - whole));
-    load_group(change, whole ? x : tail, whole ? seen : tail_seen, scale, block, shift, ahead);
+    load_group(change, whole ? x : tail, seen && whole ? seen : tail_seen, scale, block, shift,
+               ahead);
     for (ptrdiff_t j = 0; j < n; j += GROUP) {
         if (pending->grad && (start + j) % BURST == 0)
             write_burst(pending, pending_terms, start + j, n_classes);
@@ -238,8 +239,8 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         const ptrdiff_t next = j + GROUP;
         if (next < n)
             load_group(change, next < whole ? x + next : tail,
-                       next < whole ? seen + next : tail_seen, scale, block ? block + next : NULL,
-                       shift, ahead);
+                       seen && next < whole ? seen + next : tail_seen, scale,
+                       block ? block + next : NULL, shift, ahead);
         for (int i = 0; i < 4; i++) {
             max = maximum(v[i], max); /* NaN is passed over */
             e[i] = exp_terms(v[i], ref);
