@@ -87,7 +87,8 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
         read_targets(call, run, i, n, targets);
         for (ptrdiff_t k = 0; k < n; k++) {
             const int64_t ignored = call->has_ignore_index & (targets[k] == call->ignore_index);
-            targets[k] |= -ignored;
+            /* Labels were checked, but another thread may have changed one since: by sign bits, at no cost. */
+            targets[k] |= -ignored | ((call->n_classes - 1 - targets[k]) >> 63);
             rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
         }
         if (call->class_weight)

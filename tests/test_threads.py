@@ -206,3 +206,26 @@ a, b = call()
 print(a == loss and (b == grad).all())
 """)
     assert done.stdout == "0\nTrue\n", done.stderr
+
+
+@pytest.mark.parametrize("n_classes", [10, 3000])
+def test_labels_that_another_thread_changes_do_no_harm(python, n_classes):
+    """They are checked, then read again without the GIL; what the row gets is anybody's guess."""
+    done = python(
+        "import sys, threading, time, numpy as np, fastce\n"
+        f"x = np.zeros((600_000 // {n_classes}, {n_classes}), np.float32)\n"
+        "y = np.zeros(len(x), np.int64)\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "end = time.monotonic() + 1\n"
+        "def change():\n"
+        "    while time.monotonic() < end:\n"
+        "        y[::7] = 2**44\n"
+        "        y[::7] = 0\n"
+        "threading.Thread(target=change).start()\n"
+        "while time.monotonic() < end:\n"
+        "    try:\n"
+        "        fastce.cross_entropy_with_grad(x, y)\n"
+        "    except ValueError:\n"
+        "        pass\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
