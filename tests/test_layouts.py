@@ -423,6 +423,9 @@ def test_a_large_narrower_out_in_every_second_place(dtype, out_dtype, isa):
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer maps terabytes"
+)
 def test_a_row_alone_in_steps_takes_little_memory():
     """The strips are as many as there are rows: 16 of them would be 2 GB."""
     code = (
