@@ -52,6 +52,12 @@ static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
     return sum_of_lanes(&sum, 0);
 }
 
+/* A hidden class takes a row of even smoothing out of the linear ones. */
+INLINE int is_linear_row(const fastce_call *call, const row_input *input)
+{
+    return is_linear(call) && (input->is_even || !is_dense(call));
+}
+
 /* Whether a row's terms are read again after its sum is known. */
 INLINE int needs_terms(const fastce_call *call)
 {
@@ -101,7 +107,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
     const int dense = is_dense(call) && !input->is_even;
-    const int needs_top = dense || !is_linear(call);
+    const int needs_top = !is_linear_row(call, input);
     const pending_row nothing = {.grad = NULL};
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
@@ -291,7 +297,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
             *(vreal *)(scratch.terms + j) *= (real)part;
     }
-    if (!is_linear(call) || (is_dense(call) && !input->is_even)) {
+    if (!is_linear_row(call, input)) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
         return;
     }
