@@ -177,58 +177,6 @@ INLINE void write_run(const fastce_binary_call *call, const place *at, ptrdiff_t
         memcpy(to, grad, (size_t)n * sizeof(elem));
 }
 
-/* e^-a for a >= 0, times 2^128 where it would be subnormal or nearly; down undoes that.  Floats end
- * long before. */
-INLINE vdouble exp_minus(vdouble a, vdouble *down)
-{
-#if !defined(FASTCE_f64)
-    *down = splat_double(1);
-    return exp_nonpositive(-a);
-#else
-    const vlong far = a > 600;
-    *down = select_double(far, splat_double(0x1p-128), splat_double(1));
-    const vdouble lift = (vdouble)((vlong)splat_double(128) & far);
-    const vlong gone = a > 760; /* the smallest double is e^-744.4 */
-    const vdouble d = select_double(gone, splat_double(-760), -a);
-    const vdouble biased = d * LOG2_E + (0x1.8p52 + 1023);
-    const vdouble n = biased - (0x1.8p52 + 1023);
-    const vdouble r = (d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
-    const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)(biased + lift) << 52);
-    return (vdouble)((vlong)e & ~gone);
-#endif
-}
-
-/* log1p(u) and 1 / (1 + u) for 0 <= u <= 1.  With s = u / (2 + u) the logarithm is 2 atanh(s) =
- * u - s (u - R(s^2)), which keeps u exact; R is a minimax fit, relative error 2^-33 (2^-59). */
-INLINE vdouble log1p_of_term(vdouble u, vdouble *inverse)
-{
-#if !defined(FASTCE_f64)
-    /* one division for both: it costs as much as all the rest */
-    const vdouble both = 1.0 / ((u + 1.0) * (u + 2.0));
-    const vdouble s = u * (u + 1.0) * both;
-    *inverse = (u + 2.0) * both;
-    const vdouble z = s * s;
-    vdouble r = z * 0x1.f1733ebc83223p-3 + 0x1.b6e6ccd029d4bp-3;
-    r = r * z + 0x1.2508b103cf334p-2;
-    r = r * z + 0x1.9996af961f969p-2;
-    r = r * z + 0x1.5555584c24fc0p-1;
-#else
-    const vdouble s = u / (u + 2.0);
-    *inverse = 1.0 / (u + 1.0);
-    const vdouble z = s * s;
-    vdouble r = z * 0x1.5c5c1ab375b69p-3 + 0x1.55cf5fd70fa55p-4;
-    r = r * z + 0x1.efd18bf1f6e9bp-4;
-    r = r * z + 0x1.10682ee648bf3p-3;
-    r = r * z + 0x1.3b1dd3ac67ce3p-3;
-    r = r * z + 0x1.745cb459ad0a6p-3;
-    r = r * z + 0x1.c71c741a06fc8p-3;
-    r = r * z + 0x1.249249209110dp-2;
-    r = r * z + 0x1.99999999a06c1p-2;
-    r = r * z + 0x1.5555555555535p-1;
-#endif
-    return u - s * (u - r * z);
-}
-
 /* Loss and gradient (not yet scaled) of elements with mass `one` on target 1 and `zero` on 0. */
 INLINE vdouble binary_loss(vdouble x, vdouble one, vdouble zero, vdouble *grad)
 {

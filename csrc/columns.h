@@ -6,6 +6,7 @@
 #define FASTCE_COLUMNS_H
 
 #include "column_options.h"
+#include "pairs.h"
 
 /* The maxima of LANES rows, and their references. */
 typedef struct {
@@ -215,11 +216,11 @@ typedef struct {
     row_stream stream;
     flat_rows flat;
     option_tiles *more; /* NULL where the gradient is linear */
-    int may_be_flat, streams;
+    int is_pair, may_be_flat, streams;
     ptrdiff_t first, n, padded; /* n in whole groups */
     ptrdiff_t n_ahead;          /* rows that follow without a gap */
     int all_there, has_hidden, is_flat;
-    int64_t targets[TILE];
+    _Alignas(64) int64_t targets[TILE];
     _Alignas(64) integer wanted[TILE]; /* targets as the arithmetic compares them, if at all */
 } tile_worker;
 
@@ -247,7 +248,7 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
     if (run->where.data && !is_flat) mask_tile(&run->where, first, n, n_classes, tile);
     for (ptrdiff_t i = n; i < worker->padded; i++) {
         targets[i] = -1;
-        rows->weight[i] = rows->sample_weight[i] = rows->upstream[i] = 0;
+        rows->weight[i] = 0;
     }
     if (more || call->logit_scale != 1) prepare_tile(call, run, first, n, tile, more);
     for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
@@ -259,7 +260,7 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
         }
     for (ptrdiff_t i = 0; call->smoothing != 0 && i < n; i++)
         rows->weight[i] *= 1 - call->smoothing;
-    for (ptrdiff_t i = 0; i < worker->padded; i++)
+    for (ptrdiff_t i = 0; !worker->is_pair && i < worker->padded; i++)
         worker->wanted[i] = call->loss == FASTCE_SOFTMAX ? -1 : (integer)targets[i];
 }
 
@@ -368,7 +369,7 @@ static void write_tile(const fastce_call *call, const row_run *run, tile_worker 
         if (call->hess.data)
             store_tile(&run->hess, call->out_elem, call->stream, first, n, n_classes,
                        worker->more->hess);
-    } else if (!worker->is_flat) {
+    } else if (!worker->is_flat && !worker->is_pair) {
         linear_gradient(call, run, worker);
     }
     fastce_array grad = run->grad;
@@ -392,8 +393,12 @@ INLINE void one_tile(const fastce_call *call, const row_run *run, tile_worker *w
     worker->padded = (n + LANES - 1) / LANES * LANES;
     worker->n_ahead = call->run_length - first - n;
     read_tile(call, run, worker);
-    tile_terms(call, run, worker);
-    tile_epilogue(call, worker);
+    if (worker->is_pair) {
+        pair_tile(call, worker->padded, worker->targets, worker->tile, &worker->rows);
+    } else {
+        tile_terms(call, run, worker);
+        tile_epilogue(call, worker);
+    }
     if (call->losses)
         for (ptrdiff_t i = 0; i < n; i++)
             ((real *)call->losses)[run->first + first + i] = (real)worker->rows.loss[i];
@@ -407,8 +412,11 @@ static void cross_entropy_columns(fastce_call *call, int thread)
 {
     const ptrdiff_t most = tile_rows(call->n_classes);
     tile_worker worker;
+    start_rows(&worker.rows);
     worker.streams = streams_rows(call, &call->grad);
-    worker.may_be_flat = can_be_flat(call);
+    worker.is_pair = is_pair(call);
+    worker.may_be_flat = can_be_flat(call) && !worker.is_pair;
+    worker.is_flat = 0;
     worker.more
         = is_linear(call) ? NULL : (void *)(call->scratch + (size_t)thread * call->scratch_size);
     if (worker.may_be_flat) number_rows(&worker.flat, call->n_classes);

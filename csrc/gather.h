@@ -83,6 +83,7 @@ static void gather_rows(fastce_call *call, int thread)
     row_tile rows;
     (void)thread;
     memset(&rows, 0, sizeof rows); /* the lanes after the last row are computed too */
+    start_rows(&rows);
     for (cursor at; claim_chunk(call, thread, &at);) {
         const row_run *run = &at.run;
         exact_sum sum = {0, 0};

@@ -254,6 +254,7 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
     worker->guess = reference_of(0);
     worker->sum = (exact_sum){0, 0};
     memset(&worker->rows, 0, sizeof worker->rows); /* lanes beyond the last row are computed, too */
+    start_rows(&worker->rows);
 }
 
 static row_scratch scratch_of(const fastce_call *call, const row_worker *worker, ptrdiff_t r)

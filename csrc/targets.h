@@ -76,6 +76,12 @@ INLINE int has_class(const fastce_array *where, ptrdiff_t i, ptrdiff_t n_classes
     return j < n_classes;
 }
 
+/* Weights that a call may not have, of all lanes; read_rows() leaves them then. */
+INLINE void start_rows(row_tile *rows)
+{
+    for (ptrdiff_t k = 0; k < TILE; k++) rows->sample_weight[k] = rows->upstream[k] = 1;
+}
+
 /* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 for a row that is not
  * there: ignored, not kept, without a class, or of sample weight 0.  Rows with probabilities have target 0 and weight 0.
  * Returns whether all are there. */
@@ -83,6 +89,7 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
                      int64_t *targets, row_tile *rows)
 {
     const ptrdiff_t first = run->first + i;
+    int64_t all = 0; /* negative: some target is */
     if (call->targets.data) {
         read_targets(call, run, i, n, targets);
         for (ptrdiff_t k = 0; k < n; k++) {
@@ -90,6 +97,7 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
             /* Labels were checked, but another thread may have changed one since: by sign bits, at no cost. */
             targets[k] |= -ignored | ((call->n_classes - 1 - targets[k]) >> 63);
             rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
+            all |= targets[k];
         }
         if (call->class_weight)
             for (ptrdiff_t k = 0; k < n; k++)
@@ -97,21 +105,18 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
     } else {
         for (ptrdiff_t k = 0; k < n; k++) targets[k] = 0, rows->weight[k] = 0;
     }
-    for (ptrdiff_t k = 0; k < n; k++) rows->sample_weight[k] = rows->upstream[k] = 1;
     if (call->sample_weight)
         for (ptrdiff_t k = 0; k < n; k++) {
             rows->sample_weight[k] = call->sample_weight[first + k];
-            targets[k] |= -(int64_t)(rows->sample_weight[k] == 0);
+            all |= targets[k] |= -(int64_t)(rows->sample_weight[k] == 0);
         }
     if (call->keep_row)
-        for (ptrdiff_t k = 0; k < n; k++) targets[k] |= -(int64_t)!call->keep_row[first + k];
+        for (ptrdiff_t k = 0; k < n; k++) all |= targets[k] |= -(int64_t)!call->keep_row[first + k];
     if (run->where.data)
         for (ptrdiff_t k = 0; k < n; k++)
-            if (!has_class(&run->where, i + k, call->n_classes)) targets[k] = -1;
+            if (!has_class(&run->where, i + k, call->n_classes)) all = targets[k] = -1;
     if (call->upstream)
         for (ptrdiff_t k = 0; k < n; k++) rows->upstream[k] = call->upstream[first + k];
-    int64_t all = 0; /* negative: some target is */
-    for (ptrdiff_t k = 0; k < n; k++) all |= targets[k];
     return all >= 0;
 }
 
@@ -121,6 +126,7 @@ static ptrdiff_t check_targets(const fastce_call *call, double *weight_sum)
     const int has_ignore = call->has_ignore_index;
     int64_t targets[TILE];
     row_tile rows;
+    start_rows(&rows);
     ptrdiff_t there = 0;
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     for (ptrdiff_t first = 0; first < call->n_rows; first += call->run_length) {

@@ -106,6 +106,21 @@ INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, const vreal *group)
     while ((j -= LANES) >= 0) columns_to_rows_by(LANES, j, x, n_classes, group);
 }
 
+/* The same for two classes: two shuffles each way. */
+INLINE void pairs_to_columns(const elem *x, vreal *group)
+{
+    const vreal a = load(x), b = load(x + LANES);
+    group[0] = __builtin_shuffle(a, b, lane_numbers() * 2);
+    group[1] = __builtin_shuffle(a, b, lane_numbers() * 2 + 1);
+}
+
+INLINE void columns_to_pairs(elem *x, const vreal *group)
+{
+    const vinteger pair = lane_numbers() / 2 + (lane_numbers() & 1) * LANES;
+    store(x, __builtin_shuffle(group[0], group[1], pair));
+    store(x + LANES, __builtin_shuffle(group[0], group[1], pair + LANES / 2));
+}
+
 /* Rows first .. first + n of an array to the tile, zeros in the lanes beyond n.  n_ahead: how many
  * rows follow without a gap, and may be read. */
 static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdiff_t n_ahead,
@@ -121,6 +136,8 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
                 group_of(tile, n_classes, i)[j]
                     = load((const elem *)(source + j * class_stride) + i);
     } else if (is_gapless(x, n_classes)) {
+        for (; n_classes == 2 && i + LANES <= n; i += LANES)
+            pairs_to_columns((const elem *)source + i * 2, group_of(tile, 2, i));
         for (; i < n; i += LANES) {
             const elem *from = (const elem *)source + i * n_classes;
             const ptrdiff_t left = n - i < LANES ? n - i : LANES;
@@ -168,6 +185,8 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
                 for (i = 0; i < whole; i += LANES) store(to + i, group_of(tile, n_classes, i)[j]);
         }
     } else if (is_gapless(x, n_classes)) {
+        for (; n_classes == 2 && i + LANES <= n; i += LANES)
+            columns_to_pairs((elem *)out + i * 2, group_of(tile, 2, i));
         for (; i + LANES <= n; i += LANES)
             columns_to_rows((elem *)out + i * n_classes, n_classes, group_of(tile, n_classes, i));
         if (n - i > 1) {

@@ -52,7 +52,7 @@ LAYOUTS = {
 }
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-shapes = pytest.mark.parametrize("shape", [(17, 3), (33, 10), (20, 33), (5, 1025)], ids=str)
+shapes = pytest.mark.parametrize("shape", [(70, 2), (17, 3), (33, 10), (20, 33), (5, 1025)], ids=str)
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_nothing_beyond_the_arrays_is_touched(isa, python):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("n_classes", [3, 10, 33, 112])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 33, 112])
 @pytest.mark.parametrize("offset", [0, 1, 5])
 def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtype, isa, rng):
     """Few classes, so many rows that lines are streamed: they begin and end inside of lines."""

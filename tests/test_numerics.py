@@ -319,8 +319,47 @@ def test_special_values_stay_in_their_row(name, n_more, dtype, isa):
     np.testing.assert_array_equal(actual_grad[others], alone_grad[others])
 
 
+# name: a row of two classes, its losses for the labels 0 and 1, its gradient at class 0 for them
+SPECIAL_PAIRS = {
+    "second masked": ([3.0, -inf], [0.0, inf], [0.0, 1.0]),
+    "both masked": ([-inf, -inf], [nan, nan], [nan, nan]),
+    "NaN": ([nan, 1.0], [nan, nan], [nan, nan]),
+    "NaN and masked": ([nan, -inf], [nan, nan], [nan, nan]),
+    "+inf": ([inf, 1.0], [nan, nan], [nan, nan]),
+    "+inf and masked": ([inf, -inf], [nan, nan], [nan, nan]),
+    "+inf twice": ([inf, inf], [nan, nan], [nan, nan]),
+    "+inf and NaN": ([inf, nan], [nan, nan], [nan, nan]),
+    "equal": ([6e4, 6e4], [np.log(2), np.log(2)], [-0.5, 0.5]),
+    "far apart": ([6e4, -6e4], [0.0, 1.2e5], [0.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("name", SPECIAL_PAIRS)
+@pytest.mark.parametrize("first", [0, 1])
+def test_special_values_of_two_classes(name, first, dtype, isa):
+    """The same the other way round; and with a weight of 0 the loss is 0 even where it was +inf."""
+    row, losses, grads = SPECIAL_PAIRS[name]
+    x = np.random.default_rng(first).normal(size=(70, 2)).astype(dtype)
+    y = np.arange(70) % 2
+    alone_loss, alone_grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    at = [17, 18, 68, 69]
+    x[at] = row if first == 0 else row[::-1]
+    loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    for i in at:
+        label = int(y[i] != first)
+        np.testing.assert_allclose(loss[i], losses[label], rtol=1e-6)
+        np.testing.assert_allclose(grad[i, first], grads[label], rtol=1e-6)
+        np.testing.assert_array_equal(grad[i, 1 - first], -grad[i, first])
+        free = fastce.cross_entropy(x, y, class_weight=[0, 0], reduction="none")[i]
+        np.testing.assert_array_equal(free, nan if np.isnan(losses[label]) else 0.0)
+    others = ~np.isin(np.arange(70), at)
+    np.testing.assert_array_equal(loss[others], alone_loss[others])
+    np.testing.assert_array_equal(grad[others], alone_grad[others])
+
+
 @dtypes
-@pytest.mark.parametrize("n_classes", [3, 10, 33, 1025])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 33, 1025])
 @pytest.mark.parametrize("poison", [nan, inf, -inf])
 def test_an_ignored_row_is_never_read(poison, n_classes, dtype, isa, rng):
     """Not by ignore_index, not by a weight of 0: its gradient is 0 and the rest is right."""

@@ -80,9 +80,11 @@ def test_all_combinations(reduction, soft, axis, dtype, rng):
 
 
 PATHS = {  # shape and class axis: lanes are rows, classes, or places; whole vectors and tails
+    "two classes": ((37, 2), -1),
     "few classes": ((37, 9), -1),
     "long rows": ((5, 130), -1),
     "rows beyond a block": ((3, 2500), -1),
+    "two channels": ((2, 2, 70), 1),
     "few channels": ((2, 9, 70), 1),
     "many channels": ((2, 130, 19), 1),
     "classes first": ((33, 40), 0),
