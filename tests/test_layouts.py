@@ -52,7 +52,9 @@ LAYOUTS = {
 }
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-shapes = pytest.mark.parametrize("shape", [(70, 2), (17, 3), (33, 10), (20, 33), (5, 1025)], ids=str)
+shapes = pytest.mark.parametrize(
+    "shape", [(70, 2), (17, 3), (33, 10), (20, 33), (5, 1025)], ids=str
+)
 
 
 @pytest.fixture
