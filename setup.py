@@ -22,8 +22,8 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISAS = {
         "baseline": ["-march=x86-64"],
         "avx2": ["-march=x86-64-v3"],
-        # gcc and clang otherwise stay at 256 bits on AVX-512; tuned for no CPU in particular, gcc's
-        # code takes 1.02 to 1.06 times as long, on Zen 4 too
+        # gcc otherwise stays at 256 bits on AVX-512; tuned for no CPU in particular, its code
+        # takes 1.02 to 1.06 times as long, on Zen 4 too
         "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mtune=icelake-server"],
     }
 ELEMS = ["f32", "f64", "f16", "bf16"]

@@ -13,7 +13,7 @@
 #include "strips.h"
 
 enum {
-    PART = 256,            /* elements; all of part_arrays is a third of the smallest L1 */
+    PART = 256, /* elements; part_arrays is 11 KB, of doubles 14: the smallest L1 has 32 */
     CHUNK_OF_PARTS = 2048, /* elements that leave one sum: 2 microseconds of work */
 };
 
@@ -149,7 +149,7 @@ INLINE void read_logits(const fastce_binary_call *call, const place *at, ptrdiff
 INLINE void stream_out(elem *to, ptrdiff_t n, const real *from)
 {
     ptrdiff_t k = 0;
-    for (; k < n && (uintptr_t)(to + k) % (LANES * sizeof(elem)); k++)
+    for (; k < n && (uintptr_t)(to + k) % STREAM_BYTES; k++)
         put_as(OWN_ELEM, (char *)(to + k), from[k]);
     for (; k + LANES <= n; k += LANES) store_stream(to + k, load_real(from + k));
     for (; k < n; k++) put_as(OWN_ELEM, (char *)(to + k), from[k]);

@@ -284,32 +284,41 @@ INLINE vreal cap_logits(vreal x, vreal softcap, vreal *derivative)
     return select_real(hidden, x, t * softcap);
 }
 
+/* x as n ln 2 + r; the low bits of biased are n in the place of a double's exponent. */
+INLINE vdouble reduce_double(vdouble x, vlong *biased)
+{
+    const vdouble magic = splat_double(0x1.8p52 + 1023), shifted = x * LOG2_E + magic;
+    const vdouble n = shifted - magic;
+    *biased = (vlong)shifted;
+    return (x - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
+}
+
 /* e^x in double for -700 < x < 700. */
 INLINE vdouble exp_double(vdouble x)
 {
-    const vdouble biased = x * LOG2_E + (0x1.8p52 + 1023);
-    const vdouble n = biased - (0x1.8p52 + 1023);
-    const vdouble r = (x - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
-    return (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)biased << 52);
+    vlong biased;
+    const vdouble r = reduce_double(x, &biased);
+    return (expm1_reduced_double(r) + 1.0) * (vdouble)(biased << 52);
+}
+
+/* x, but not below lowest; NaN stays. */
+INLINE vdouble not_below(double lowest, vdouble x)
+{
+    return select_double(x < lowest, splat_double(lowest), x);
 }
 
 /* e^x in double for x <= 0; 0 below -700. */
 INLINE vdouble exp_nonpositive(vdouble x)
 {
-    const vdouble lowest = splat_double(-700);
-    const vdouble value = exp_double(select_double(x < lowest, lowest, x)); /* NaN stays */
-    return (vdouble)((vlong)value & ~(x < lowest));
+    return (vdouble)((vlong)exp_double(not_below(-700, x)) & ~(x < -700));
 }
 
 /* e^x - 1 in double for x <= 0, without cancellation: 2^n (e^r - 1) + (2^n - 1). */
 INLINE vdouble expm1_double(vdouble x)
 {
-    const vdouble lowest = splat_double(-700);
-    const vdouble d = select_double(x < lowest, lowest, x); /* NaN stays */
-    const vdouble biased = d * LOG2_E + (0x1.8p52 + 1023);
-    const vdouble n = biased - (0x1.8p52 + 1023);
-    const vdouble r = (d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
-    const vdouble scale = (vdouble)((vlong)biased << 52);
+    vlong biased;
+    const vdouble r = reduce_double(not_below(-700, x), &biased);
+    const vdouble scale = (vdouble)(biased << 52);
     return expm1_reduced_double(r) * scale + (scale - 1.0);
 }
 
@@ -384,13 +393,10 @@ INLINE vdouble exp_minus(vdouble a, vdouble *down)
 #else
     const vlong far = a > 600;
     *down = select_double(far, splat_double(0x1p-128), splat_double(1));
-    const vdouble lift = (vdouble)((vlong)splat_double(128) & far);
     const vlong gone = a > 760; /* the smallest double is e^-744.4 */
-    const vdouble d = select_double(gone, splat_double(-760), -a);
-    const vdouble biased = d * LOG2_E + (0x1.8p52 + 1023);
-    const vdouble n = biased - (0x1.8p52 + 1023);
-    const vdouble r = (d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
-    const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)(biased + lift) << 52);
+    vlong biased;
+    const vdouble r = reduce_double(not_below(-760, -a), &biased);
+    const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((biased + (far & 128)) << 52);
     return (vdouble)((vlong)e & ~gone);
 #endif
 }

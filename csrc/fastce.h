@@ -1,6 +1,6 @@
 /* The whole C interface of fastce: what one call is, what a table of kernels holds, who chooses
- * the table and who runs threads.  No maths here (rows.h, columns.h, epilogue.h) and no checks:
- * every pointer, shape and label has been checked before it gets here. */
+ * the table and who runs threads.  No maths here (rows.h, columns.h, epilogue.h) and no checks: pointers
+ * and shapes have been checked before they get here, labels by check_targets. */
 #ifndef FASTCE_H
 #define FASTCE_H
 
