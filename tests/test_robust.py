@@ -106,6 +106,25 @@ def test_poly1_of_soft_targets(shape, dtype, isa, rng):
             assert_close(a, e, dtype)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"), [*LOSSES[:-1], ("focal_loss", {"gamma": 5.0})], ids=str
+)
+def test_two_classes_are_within_the_contract_of_the_plain_loss(name, parameters, isa, rng):
+    """In double throughout, so that powers do not multiply the error of a float's term."""
+    x = rng.normal(size=(600, 2)).astype(np.float32)
+    x[:, 0] += np.linspace(-90, 90, 600, dtype=np.float32)
+    x[7, 0] = x[11, 1] = -np.inf
+    y = np.arange(600) % 2
+    loss, grad = call(name, x, y, reduction="none", **parameters)
+    expected_loss, expected_grad = getattr(reference, name)(x, y, reduction="none", **parameters)
+    finite = np.isfinite(expected_loss.astype(float))
+    np.testing.assert_array_equal(loss[~finite], expected_loss[~finite].astype(np.float32))
+    loss_error = reference.ulp_error(loss[finite], expected_loss[finite], np.float32)
+    assert loss_error <= reference.LOSS_ULP[np.float32]
+    grad_error = reference.ulp_error(grad, expected_grad, np.float32)
+    assert grad_error <= reference.GRAD_ULP[np.float32]
+
+
 @dtypes
 @pytest.mark.parametrize("n_classes", [2, 10, 200])
 def test_poly1_of_soft_targets_where_the_row_is_sure(n_classes, dtype, isa):
