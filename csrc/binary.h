@@ -177,6 +177,24 @@ INLINE void write_run(const fastce_binary_call *call, const place *at, ptrdiff_t
         memcpy(to, grad, (size_t)n * sizeof(elem));
 }
 
+/* e^-a for a >= 0, times 2^128 where it would be subnormal or nearly; down undoes that.  Floats end
+ * long before. */
+INLINE vdouble exp_minus(vdouble a, vdouble *down)
+{
+#if !defined(FASTCE_f64)
+    *down = splat_double(1);
+    return exp_nonpositive(-a);
+#else
+    const vlong far = a > 600;
+    *down = select_double(far, splat_double(0x1p-128), splat_double(1));
+    const vlong gone = a > 760; /* the smallest double is e^-744.4 */
+    vlong biased;
+    const vdouble r = reduce_double(not_below(-760, -a), &biased);
+    const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((biased + (far & 128)) << 52);
+    return (vdouble)((vlong)e & ~gone);
+#endif
+}
+
 /* Loss and gradient (not yet scaled) of elements with mass `one` on target 1 and `zero` on 0. */
 INLINE vdouble binary_loss(vdouble x, vdouble one, vdouble zero, vdouble *grad)
 {

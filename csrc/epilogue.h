@@ -80,6 +80,13 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble p, vdoub
     }
 }
 
+/* weight * value, 0 where a weight of 0 meets a loss of inf. */
+INLINE vdouble weighed(vdouble value, vdouble weight)
+{
+    const vlong nothing = (weight == 0) & (value == __builtin_inf());
+    return (vdouble)((vlong)(weight * value) & ~nothing);
+}
+
 /* Whether the targets have a dense part. */
 INLINE int is_dense(const fastce_call *call)
 {
@@ -128,8 +135,7 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         vdouble value = (max - target_logit) + log_sum, slope = splat_double(1);
         if (call->loss != FASTCE_CROSS_ENTROPY && call->loss != FASTCE_EVALUATE)
             value = robust_loss(call, value, target_term * inverse, rest * inverse, &slope);
-        const vlong nothing = (weight == 0) & (value == __builtin_inf()); /* 0 * -inf = 0 */
-        vdouble loss = (vdouble)((vlong)(weight * value) & ~nothing);
+        vdouble loss = weighed(value, weight);
         vdouble pull = splat_double(0);
         if (dense) {
             pull = doubles_at(rows->mass, i);

@@ -381,24 +381,6 @@ INLINE vdouble log_double(vdouble u)
     return select_double(u == 0, splat_double(-__builtin_inf()), value);
 }
 
-/* e^-a for a >= 0, times 2^128 where it would be subnormal or nearly; down undoes that.  Floats end
- * long before. */
-INLINE vdouble exp_minus(vdouble a, vdouble *down)
-{
-#if !defined(FASTCE_f64)
-    *down = splat_double(1);
-    return exp_nonpositive(-a);
-#else
-    const vlong far = a > 600;
-    *down = select_double(far, splat_double(0x1p-128), splat_double(1));
-    const vlong gone = a > 760; /* the smallest double is e^-744.4 */
-    vlong biased;
-    const vdouble r = reduce_double(not_below(-760, -a), &biased);
-    const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((biased + (far & 128)) << 52);
-    return (vdouble)((vlong)e & ~gone);
-#endif
-}
-
 /* log1p(u) and 1 / (1 + u) for 0 <= u <= 1.  With s = u / (2 + u) the logarithm is 2 atanh(s) =
  * u - s (u - R(s^2)), which keeps u exact; R is a minimax fit, relative error 2^-33 (2^-59). */
 INLINE vdouble log1p_of_term(vdouble u, vdouble *inverse)

@@ -126,7 +126,7 @@ static ptrdiff_t check_targets(const fastce_call *call, double *weight_sum)
     const int has_ignore = call->has_ignore_index;
     int64_t targets[TILE];
     row_tile rows;
-    start_rows(&rows);
+    if (weighted) start_rows(&rows);
     ptrdiff_t there = 0;
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     for (ptrdiff_t first = 0; first < call->n_rows; first += call->run_length) {
