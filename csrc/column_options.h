@@ -107,14 +107,16 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     vinteger top_at = splat_integer(n_classes - 1), exact_at = *(const vinteger *)(targets + i);
     for (ptrdiff_t j = n_classes - 1; j-- > 0;)
         top_at = (vinteger)select_real(logits[j] == max, (vreal)splat_integer(j), (vreal)top_at);
-    _Alignas(64) double inverse[LANES], rest_of_top[LANES], square[LANES], exact[LANES],
+    _Alignas(64) double inverse[LANES], slope_of_top[LANES], square[LANES], exact[LANES],
         lead[LANES];
     for (int w = 0; w < WIDE; w++) {
         const vdouble top = doubles_at(rows->top, i + w * DOUBLES);
         const vdouble others = doubles_at(rows->others, i + w * DOUBLES);
         *(vdouble *)(lead + w * DOUBLES) = top - others;
-        *(vdouble *)(inverse + w * DOUBLES) = 1 / (top + others);
-        *(vdouble *)(rest_of_top + w * DOUBLES) = others * doubles_at(inverse, w * DOUBLES);
+        const vdouble to_ps = 1 / (top + others);
+        *(vdouble *)(inverse + w * DOUBLES) = to_ps;
+        *(vdouble *)(slope_of_top + w * DOUBLES)
+            = share_of(doubles_at(rows->whole, i + w * DOUBLES), others, to_ps);
         *(vdouble *)(square + w * DOUBLES)
             = doubles_at(rows->scale, i + w * DOUBLES) * (2 * call->z_loss);
     }
@@ -130,8 +132,7 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
         vdouble at = doubles_at(rows->target_grad, lane);
         if (soft) {
             const vdouble mass = doubles_at(rows->mass, lane), pull = doubles_at(rows->pull, lane);
-            const vdouble rest = doubles_at(rest_of_top, w * DOUBLES);
-            at = scale * ((mass - own) + (pull - mass) - pull * rest);
+            at = scale * ((mass - own) + (pull - mass)) - doubles_at(slope_of_top, w * DOUBLES);
         } else if (dense) {
             at -= scale * own;
         }
@@ -139,7 +140,7 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     }
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
     const vreal cross = scale * (real)call->alpha, to_p = narrow(inverse), twice = narrow(square);
-    const vreal exact_grad = narrow(exact), exact_rest = narrow(rest_of_top);
+    const vreal exact_grad = narrow(exact), exact_slope = narrow(slope_of_top);
     const real to_cap = (real)(1 / call->softcap), bend = (real)(-2 / call->softcap);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vinteger number = splat_integer(j);
@@ -149,8 +150,9 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
         if (call->loss == FASTCE_POLY1 && dense) grad_z -= q[j] * p * cross;
         grad_z = select_equal(exact_at, number, exact_grad, grad_z);
         if (call->hess.data) {
-            const vreal rest = select_equal(top_at, number, exact_rest, (real)1 - p);
-            vreal hess_z = term * factor * rest + p * p * twice;
+            const vreal slope
+                = select_equal(top_at, number, exact_slope * p, term * factor * ((real)1 - p));
+            vreal hess_z = slope + p * p * twice;
             if (call->softcap != 0) {
                 /* where z is -inf, c is 0 and so is everything */
                 const vreal curve

@@ -198,17 +198,6 @@ static void clear_hidden(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, pt
                 *cell(tile, n_classes, i, j) = (real)(rows->factor[i] * 0); /* NaN stays */
 }
 
-/* Brings the terms of those of DOUBLES rows down whose factor is_tiny; in the tile or flat. */
-static void shrink_terms(real *tile, real *flat, ptrdiff_t n_classes, ptrdiff_t i, row_tile *rows)
-{
-    for (ptrdiff_t r = i; r < i + DOUBLES; r++)
-        if (is_tiny(rows->factor[r])) {
-            const double part = shrink_row(rows, r);
-            for (ptrdiff_t j = 0; j < n_classes; j++)
-                *(flat ? flat + r * n_classes + j : cell(tile, n_classes, r, j)) *= (real)part;
-        }
-}
-
 /* A thread's work on rows of few classes, and what it has at hand: n rows of a run from row first on. */
 typedef struct {
     _Alignas(64) real tile[TILE_REALS];
@@ -312,8 +301,9 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
     epilogue(call, rows, padded);
     for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
         if (worker->targets[i] < 0) /* also where the mean divides by 0 */
-            rows->loss[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i] = 0;
-    for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->factor[i] = 0;
+            rows->loss[i] = rows->whole[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i]
+                = 0;
+    for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->whole[i] = rows->factor[i] = 0;
     if (is_even(call)) take_smoothing(padded, rows);
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)
         if (rows->max[i] - rows->max[i] != 0) { /* as infinite_logsumexp in row_options.h */
@@ -324,8 +314,14 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
             }
         }
     for (ptrdiff_t i = 0; i < n && call->loss < FASTCE_SOFTMAX; i += DOUBLES)
-        if (any((vinteger)are_tiny(doubles_at(rows->factor, i))))
-            shrink_terms(tile, worker->is_flat ? worker->flat.terms : NULL, n_classes, i, rows);
+        for (ptrdiff_t r = i; may_be_extreme(rows, i) && r < i + DOUBLES; r++)
+            if (is_extreme(rows, r)) {
+                const double part = rescale_row(rows, r);
+                if (worker->is_flat)
+                    rescale_terms(worker->flat.terms + r * n_classes, 1, n_classes, part);
+                else
+                    rescale_terms(cell(tile, n_classes, r, 0), LANES, n_classes, part);
+            }
     /* where one class is all there is: 1, not what roundings make of it */
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_SOFTMAX; i++)
         if (rows->others[i] == 0) {

@@ -7,7 +7,8 @@
  *     ce          = (max - x_target) + log1p(others / top)
  *     loss        = sample_weight * (w * value + mass * log1p(others / top) + gap + z_loss * lse^2)
  *     grad_j      = factor * term_j - scale * q_j
- *     grad_target = scale * (-w * slope * ((top - t) + others) + pull * t) / total - scale * q_target
+ *     grad_target = scale * pull * t / total - scale * w * slope * ((top - t) + others) / total
+ *                   - scale * q_target
  *
  * where scale is sample_weight, upstream, the reduction's factor and logit_scale, times each other.
  * q is the dense part of the target distribution (probabilities, smoothing), mass its sum and gap
@@ -33,8 +34,9 @@ typedef struct {
     _Alignas(64) double mass[TILE], gap[TILE], missed[TILE];
     /* out */
     _Alignas(64) double loss[TILE], factor[TILE], scale[TILE], target_grad[TILE];
-    _Alignas(64) double pull[TILE]; /* where there is a dense part */
-    _Alignas(64) double less[TILE]; /* columns.h: even smoothing, taken from every element */
+    _Alignas(64) double whole[TILE]; /* factor times total */
+    _Alignas(64) double pull[TILE];  /* where there is a dense part */
+    _Alignas(64) double less[TILE];  /* columns.h: even smoothing, taken from every element */
 } row_tile;
 
 INLINE vdouble doubles_at(const double *column, ptrdiff_t i)
@@ -85,6 +87,17 @@ INLINE vdouble weighed(vdouble value, vdouble weight)
 {
     const vlong nothing = (weight == 0) & (value == __builtin_inf());
     return (vdouble)((vlong)(weight * value) & ~nothing);
+}
+
+/* amount * part / total.  Terms are lifted: of doubles part / total may be subnormal where the product is
+ * not, and so may amount / total. */
+INLINE vdouble share_of(vdouble amount, vdouble part, vdouble inverse)
+{
+    if (WIDE > 1) return amount * (part * inverse);
+    const vdouble one = splat_double(1);
+    const vlong is_large = (amount > one) | (amount < -one);
+    return part * (inverse * select_double(is_large, amount, one))
+           * select_double(is_large, one, amount);
 }
 
 /* Whether the targets have a dense part. */
@@ -153,48 +166,65 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         }
         const vdouble scale = sample_weight * doubles_at(rows->upstream, i)
                               * (call->grad_scale * call->logit_scale);
-        const vdouble push = weight * slope;
+        const vdouble pushed = scale * (weight * slope), whole = pushed + scale * pull;
+        vdouble target_grad = splat_double(0);
+        if (dense || call->z_loss != 0) target_grad = share_of(scale * pull, target_term, inverse);
         if (dense) *(vdouble *)(rows->pull + i) = pull;
 
         *(vdouble *)(rows->loss + i) = sample_weight * loss;
-        *(vdouble *)(rows->factor + i) = scale * (push + pull) * inverse;
+        *(vdouble *)(rows->whole + i) = whole;
+        *(vdouble *)(rows->factor + i) = whole * inverse;
         *(vdouble *)(rows->scale + i) = scale;
-        *(vdouble *)(rows->target_grad + i)
-            = scale * ((pull * target_term - push * rest) * inverse);
+        *(vdouble *)(rows->target_grad + i) = target_grad - share_of(pushed, rest, inverse);
     }
 }
 
-/* A factor this small would be subnormal as a real, or nearly, and lose bits; then the terms are
- * brought down, the largest to 1 or 2, and the factor up. */
+/* A smaller factor would be subnormal as a real, or nearly, and lose bits; a larger float would be inf, and
+ * make what it multiplies inf or NaN.  Then the terms take a power of two from the factor: until the largest is
+ * 1 or 2, or until the factor is not too large. */
 #if !defined(FASTCE_f64)
-#define TINY_FACTOR 0x1p-120
+#define LEAST_FACTOR 0x1p-120
+#define MOST_FACTOR 0x1p120
 #else
-#define TINY_FACTOR 0x1p-960
+#define LEAST_FACTOR 0x1p-960
+#define MOST_FACTOR __builtin_inf()
 #endif
 
-INLINE int is_tiny(double factor)
+INLINE int is_extreme(const row_tile *rows, ptrdiff_t r)
 {
-    return factor != 0 && __builtin_fabs(factor) < TINY_FACTOR;
+    const double size = __builtin_fabs(rows->factor[r]);
+    return (size < LEAST_FACTOR || size > MOST_FACTOR) && rows->whole[r] != 0;
 }
 
-INLINE vlong are_tiny(vdouble factor)
+/* The same of DOUBLES rows, but 0 is extreme, too. */
+INLINE int may_be_extreme(const row_tile *rows, ptrdiff_t i)
 {
-    return (factor != 0) & (factor < TINY_FACTOR) & (factor > -TINY_FACTOR);
+    const vdouble factor = doubles_at(rows->factor, i);
+    const vdouble size = (vdouble)((vlong)factor & ~(vlong)splat_double(-0.0));
+    return any((vinteger)((size < LEAST_FACTOR) | (size > MOST_FACTOR)));
 }
 
-/* Takes what a row's terms have too much, a power of two, from the rest of the row; returns what the terms
- * are to be multiplied by. */
-INLINE double shrink_row(row_tile *rows, ptrdiff_t r)
+/* Divides what a row has but its terms by the power of two; returns what the terms are to be multiplied by,
+ * in double. */
+INLINE double rescale_row(row_tile *rows, ptrdiff_t r)
 {
-    double power;
+    const double size = __builtin_fabs(rows->factor[r]);
+    double power = size > MOST_FACTOR && size - size == 0 ? MOST_FACTOR / size : rows->top[r];
     uint64_t bits;
-    memcpy(&bits, &rows->top[r], sizeof bits);
+    memcpy(&bits, &power, sizeof bits);
     bits &= (uint64_t)0x7ff << 52;
     memcpy(&power, &bits, sizeof bits);
-    rows->factor[r] *= power;
     rows->top[r] /= power;
     rows->others[r] /= power;
+    rows->factor[r] = rows->whole[r] / (rows->top[r] + rows->others[r]);
     return 1 / power;
+}
+
+/* Not inlined: unlikely, and twice. */
+static __attribute__((cold, noinline)) void rescale_terms(real *terms, ptrdiff_t stride,
+                                                          ptrdiff_t n, double part)
+{
+    for (ptrdiff_t j = 0; j < n; j++) terms[j * stride] = (real)(terms[j * stride] * part);
 }
 
 /* A sum in double that keeps what its roundings lose (Knuth's two-sum), of numbers or of lanes. */

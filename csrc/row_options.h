@@ -101,15 +101,17 @@ static void write_row(const fastce_call *call, const row_input *input, const row
 
     /* the two elements that the formulas below would cancel in: [0] the target or, of dense
      * targets, the top; [1] the top */
+    const vdouble others = splat_double(rows->others[r]), to_ps = splat_double(inverse);
+    const double exact_slope = share_of(splat_double(rows->whole[r]), others, to_ps)[0];
     double exact_grad = rows->target_grad[r];
     ptrdiff_t exact_at = input->target;
     if (call->probabilities.data) {
         const int sure = rows->top[r] > rows->others[r];
         exact_at = sure && call->loss != FASTCE_POLY1 ? input->top_at : -1;
         if (exact_at >= 0)
-            exact_grad = scale
-                         * ((rows->mass[r] - dense[exact_at]) + (rows->pull[r] - rows->mass[r])
-                            - rows->pull[r] * (rows->others[r] * inverse));
+            exact_grad
+                = scale * ((rows->mass[r] - dense[exact_at]) + (rows->pull[r] - rows->mass[r]))
+                  - exact_slope;
     } else if (dense) {
         exact_grad -= scale * dense[exact_at];
     }
@@ -117,7 +119,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
         const vreal term = *(const vreal *)(scratch->terms + j);
         const vreal p = term * to_p;
-        vreal grad_z = term * factor, rest = (real)1 - p;
+        vreal grad_z = term * factor, slope = grad_z * ((real)1 - p);
         if (dense) {
             const vreal q = *(const vreal *)(dense + j);
             grad_z -= q * wide_scale;
@@ -125,8 +127,8 @@ static void write_row(const fastce_call *call, const row_input *input, const row
         }
         if (exact_at >= j && exact_at < j + LANES) grad_z[exact_at - j] = (real)exact_grad;
         if (input->top_at >= j && input->top_at < j + LANES)
-            rest[input->top_at - j] = (real)(rows->others[r] * inverse);
-        vreal hess_z = term * factor * rest + p * p * square;
+            slope[input->top_at - j] = (real)exact_slope * p[input->top_at - j];
+        vreal hess_z = slope + p * p * square;
         if (chain) {
             const vreal c = *(const vreal *)(chain + j);
             if (hess) {

@@ -293,11 +293,8 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
 
     if (stats) evaluate_row(call, input, scratch.terms, rows, r, stats);
     if (!grad) return;
-    if (call->loss < FASTCE_SOFTMAX && is_tiny(rows->factor[r])) {
-        const double part = shrink_row(rows, r);
-        for (ptrdiff_t j = 0; j < n_classes; j += LANES)
-            *(vreal *)(scratch.terms + j) *= (real)part;
-    }
+    if (call->loss < FASTCE_SOFTMAX && is_extreme(rows, r))
+        rescale_terms(scratch.terms, 1, n_classes, rescale_row(rows, r));
     if (!is_linear_row(call, input)) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
         return;

@@ -195,6 +195,38 @@ def test_neighbours_of_any_magnitude_leave_a_row_as_it_is(n_classes, weight, dty
 
 
 @dtypes
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 120])
+@pytest.mark.parametrize("factor", [1e-300, 1e-200, 1e-45, 1e20, 1e70, 1e300])
+def test_factors_of_any_size_leave_a_gradient_its_bits(factor, n_classes, dtype, isa):
+    """What a row is multiplied by may be far above or below the terms, which are lifted themselves,
+    and may bring back what would have been subnormal without it."""
+    tops = np.array([-400, -60, 0, 1, 30, 260, 400])
+    gaps = np.array([0, 5, 30, 80, 300, 700, 715, 740, 750, 790])
+    x = np.zeros((tops.size * gaps.size, n_classes), dtype)
+    x += np.repeat(tops, gaps.size)[:, None]
+    x[:, 1:] -= np.tile(gaps, tops.size)[:, None]
+    y = np.arange(len(x)) % 2
+    soft = np.eye(n_classes, dtype=dtype)[y]
+    rows, classes = np.full(len(x), factor), np.full(n_classes, factor)
+    for options in (
+        {"targets": y, "upstream": factor},
+        {"targets": y, "sample_weight": rows},
+        {"targets": y, "class_weight": classes},
+        {"targets": y, "class_weight": classes, "upstream": 1 / factor},
+        {"targets": y, "upstream": factor, "z_loss": 1e-4 if factor < 1 else 0},
+        {"targets": y, "upstream": factor, "loss": "focal_loss", "gamma": 0},
+        {"targets": soft, "upstream": min(factor, float(np.finfo(dtype).max))},
+    ):
+        loss = options.pop("loss", "cross_entropy")
+        _, expected, *_ = getattr(reference, loss)(x, reduction="sum", **options)
+        _, grad = getattr(fastce, f"{loss}_with_grad")(x, reduction="sum", **options)
+        # a term this far below its row's maximum counts as 0, and so does the sum of such terms
+        lost = abs(expected) < factor * np.exp(-109.0 if dtype == np.float32 else -796.0)
+        error = reference.ulp_error(np.where(lost, 0, grad), np.where(lost, 0, expected), dtype)
+        assert error <= GRAD_ULP[dtype] * (2 if "z_loss" in options else 1), options
+
+
+@dtypes
 @pytest.mark.parametrize("offset", [-1875, -125, 0, 125, 250, 2000])
 def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
     """What came blocks before is brought down by more than a double's range, but still is in it."""
