@@ -40,7 +40,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If `mode` is neither.
 
     Examples
@@ -49,6 +49,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     >>> sorted(fastce.show_config(mode="dicts"))
     ['compiler', 'isa', 'threading', 'version']
     """
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a str, got {type(mode).__name__}")
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
     config: dict[str, Any] = {

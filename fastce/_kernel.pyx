@@ -207,12 +207,15 @@ cdef int _elem_of(cnp.ndarray array) except -2:
 cdef object _as_array(object values, str name, str what="an array of numbers"):
     """values as an array, whatever it holds."""
     if not cnp.PyArray_CheckExact(values) and isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be {what}, got a masked array, whose mask would be lost; "
-                        "where= takes masks")
+        raise TypeError(f"{name} must be {what}, got a masked array, whose mask would be lost")
     try:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be {what}: {error}") from None
+
+
+def check_array(values, name, what):
+    return _as_array(values, name, what)
 
 
 cdef object _as_reals(object values, str name, str what="an array of numbers"):
@@ -298,13 +301,14 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
 
 def check_weight_sum(weights):
     with np.errstate(over="ignore"):
-        _sum_as_divisor(weights.sum())
+        _sum_as_divisor(weights.sum(), None)
 
 
-cdef double _sum_as_divisor(double weight_sum) except? -1:
+cdef double _sum_as_divisor(double weight_sum, object class_weight) except? -1:
     if weight_sum - weight_sum != 0 or 0 < weight_sum < 1e-300:  # whose inverse may be inf
-        raise ValueError("weights must have a finite sum, 0 or 1e-300 and more, for a mean, got "
-                         f"{weight_sum}")
+        times = "" if class_weight is None else ", times the labels' class_weight,"
+        raise ValueError(f"sample_weight{times} must have a finite sum, 0 or 1e-300 and more, "
+                         f"for a mean, got {weight_sum}")
     return weight_sum
 
 
@@ -350,6 +354,15 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, str name="logits"):
     if not same and _share_memory(array, logits):
         raise ValueError(f"out must be {name} itself or share no memory with it")
     return array
+
+
+cdef int _refuse_overlap(cnp.ndarray out, str name, object given, cnp.ndarray array) except -1:
+    """given: what the caller gave; array: what is read. Where that is a copy, given would be
+    overwritten all the same."""
+    cdef cnp.ndarray other = <cnp.ndarray>given if cnp.PyArray_Check(given) else array
+    if other is not None and _share_memory(out, other):
+        raise ValueError(f"out must share no memory with {name}")
+    return 0
 
 
 cdef bint _overlaps_itself(cnp.ndarray array) noexcept:
@@ -524,9 +537,10 @@ cdef int _read_reduction(object reduction, object on_empty, object normalizer, b
         each[0] = True
     elif reduction != "sum":
         raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
-    if not (on_empty == "nan" if isinstance(on_empty, str) else False):
-        if not isinstance(on_empty, str) or on_empty not in ("nan", "zero", "raise"):
-            raise ValueError(f"on_empty must be 'nan', 'zero' or 'raise', got {on_empty!r}")
+    if not isinstance(on_empty, str):
+        raise TypeError(f"on_empty must be a str, got {type(on_empty).__name__}")
+    if on_empty != "nan" and on_empty != "zero" and on_empty != "raise":
+        raise ValueError(f"on_empty must be 'nan', 'zero' or 'raise', got {on_empty!r}")
     if normalizer is not None:
         divisor[0] = _as_number(normalizer, "normalizer", 1e-300, True, 1e300)
         if not mean[0]:
@@ -552,7 +566,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     cdef bint mean, each, soft, empty
     cdef ptrdiff_t wrong
     cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
-    cdef tuple kept = ()  # arrays that call points into, by name
+    cdef tuple kept = ()  # arrays that call points into: name, as given, as read
 
     # -- the options that are words and numbers
     _read_reduction(reduction, on_empty, normalizer, &mean, &each, &divisor)
@@ -591,34 +605,31 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     if class_weight is not None:
         weights = _as_weights(class_weight, "class_weight", (call.n_classes,))
         call.class_weight = <const double *>cnp.PyArray_DATA(weights)
-        kept += (("class_weight", weights),)
+        kept += (("class_weight", class_weight, weights),)
     if sample_weight is not None:
         weights = _as_weights(sample_weight, "sample_weight", _row_shape(x, class_axis))
         call.sample_weight = <const double *>cnp.PyArray_DATA(weights)
-        kept += (("sample_weight", weights),)
+        kept += (("sample_weight", sample_weight, weights),)
     if upstream is not None:
         weights = _as_upstream(upstream, each, _row_shape(x, class_axis))
         if cnp.PyArray_NDIM(weights):
             call.upstream = <const double *>cnp.PyArray_DATA(weights)
-            kept += (("upstream", weights),)
+            kept += (("upstream", upstream, weights),)
         else:
             factor = float(weights)
     if where is not None:
-        where = _as_where(where, x, class_axis)
-        kept += (("where", where),)
-        if where.ndim == n_dims:
-            arrays[WHERE] = <PyObject *>where
+        mask = _as_where(where, x, class_axis)
+        if mask.ndim == n_dims:
+            arrays[WHERE] = <PyObject *>mask
         else:
-            weights = np.ascontiguousarray(where)
-            call.keep_row = <const unsigned char *>cnp.PyArray_DATA(weights)
-            kept += (("where", weights),)
+            mask = np.ascontiguousarray(mask)
+            call.keep_row = <const unsigned char *>cnp.PyArray_DATA(mask)
+        kept += (("where", where, mask),)
     if out is not None:
         grad = _check_out(out, x, name_of_x)
-        if _share_memory(grad, y):
-            raise ValueError("out must share no memory with targets")
-        for name, other in kept:
-            if _share_memory(grad, other):
-                raise ValueError(f"out must share no memory with {name}")
+        _refuse_overlap(grad, "targets", targets, y)
+        for name, given, array in kept:
+            _refuse_overlap(grad, name, given, array)
 
     # -- rows, labels, divisor
     arrays[LOGITS] = <PyObject *>x
@@ -641,7 +652,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     empty = False
     if mean:
         if normalizer is None:
-            divisor = _sum_as_divisor(weight_sum)
+            divisor = _sum_as_divisor(weight_sum, class_weight)
         empty = weight_sum == 0 and normalizer is None
         if empty and on_empty == "raise":
             raise ValueError("on_empty is 'raise', and the mean is over no row: all are ignored, "
@@ -962,10 +973,11 @@ def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos
         call.out_elem = _elem_of(grad)
         arrays[X_GRAD] = <PyObject *>grad
     if out is not None:
-        for name, other in (("targets", y), ("sample_weight", sample_weights),
-                            ("pos_weight", pos_weights), ("where", kept), ("upstream", upstreams)):
-            if other is not None and _share_memory(grad, other):
-                raise ValueError(f"out must share no memory with {name}")
+        _refuse_overlap(grad, "targets", targets, y)
+        _refuse_overlap(grad, "sample_weight", sample_weight, sample_weights)
+        _refuse_overlap(grad, "pos_weight", pos_weight, pos_weights)
+        _refuse_overlap(grad, "where", where, kept)
+        _refuse_overlap(grad, "upstream", upstream, upstreams)
     if each:
         losses = np.empty((<object>x).shape, "f8" if elem == FASTCE_F64 else "f4")
         arrays[X_LOSSES] = <PyObject *>losses
@@ -990,7 +1002,7 @@ def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos
     call.grad_scale = factor
     if mean:
         if normalizer is None:
-            divisor = _sum_as_divisor(weight_sum)
+            divisor = _sum_as_divisor(weight_sum, None)
         empty = divisor == 0
         if empty and on_empty == "raise":
             raise ValueError("on_empty is 'raise', and the mean is over no element: all are masked "

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastce import _kernel
+
 
 class UncertaintyGradients(NamedTuple):
     """Gradients of `uncertainty_weighted`, each of the shape of the argument it is named after."""
@@ -94,10 +96,7 @@ def uncertainty_weighted_with_grad(
 
 
 def _numbers(values: ArrayLike, name: str) -> NDArray[Any]:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    array = _kernel.check_array(values, name, "an array of numbers")
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got an array of {array.dtype}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -118,6 +118,8 @@ def logsumexp(
     >>> print(f"{fastce.logsumexp([1000.0, 1000.0]):.4f}")
     1000.6931
     """
+    if not isinstance(keepdims, (bool, np.bool_)):
+        raise TypeError(f"keepdims must be a bool, got {type(keepdims).__name__}")
     result = _kernel.softmax(_kernel.LOGSUMEXP, logits, axis, None, n_threads)
     result = np.expand_dims(result, axis) if keepdims else result
     if out is None:

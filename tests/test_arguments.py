@@ -292,6 +292,25 @@ def test_out_that_overlaps_another_input():
     refused(ValueError, "out.*share", x, buffer.view(np.int64)[:4], out=out)
 
 
+def test_out_that_overlaps_an_input_which_is_copied_first():
+    """The result would be right, and the input overwritten."""
+    out, x = np.ones((4, 10)), X.astype(np.float64)
+    each = {"reduction": "none", "out": out}
+    refused(ValueError, "out.*sample_weight", x, out=out, sample_weight=out[:, 3])
+    refused(ValueError, "out.*class_weight", x, out=out, class_weight=out.view(np.float32)[0, ::2])
+    refused(ValueError, "out.*targets", x, out.view(">i8")[:, 0], out=out)
+    refused(ValueError, "out.*targets", X, out, out=out)
+    keep_row = out.view(bool)[:, 8]
+    refused(ValueError, "out.*where", x, out=out, where=keep_row)
+    with pytest.raises(ValueError, match=r"out.*upstream"):
+        fastce.cross_entropy_with_grad(x, Y, upstream=out[:, 2], **each)
+    with pytest.raises(ValueError, match=r"out.*upstream"):
+        fastce.binary_cross_entropy_with_grad(x, x > 3, upstream=out, **each)
+    with pytest.raises(ValueError, match=r"out.*pos_weight"):
+        fastce.binary_cross_entropy_with_grad(x, x > 3, pos_weight=out.view("f4")[0, ::2], **each)
+    assert (out == 1).all()
+
+
 def test_out_whose_elements_overlap_each_other():
     """Views that have one element for two: the gradient does not fit in them."""
     row = np.zeros(60, np.float32)
@@ -371,8 +390,19 @@ def test_targets_too_small_for_floats_are_zeros():
         assert fastce.cross_entropy(X, q) == fastce.cross_entropy(X, np.eye(10)[Y])
 
 
+def test_words_that_are_arrays():
+    words = np.array([["mean", "nan"], ["sum", "zero"]])
+    refused(TypeError, "reduction must be a str, got ndarray", reduction=words)
+    refused(TypeError, "on_empty must be a str, got ndarray", on_empty=words)
+    with pytest.raises(TypeError, match="mode must be a str, got ndarray"):
+        fastce.show_config(words)
+    with pytest.raises(TypeError, match="keepdims must be a bool, got ndarray"):
+        fastce.logsumexp(X, keepdims=words)
+
+
 def test_weights_whose_inverse_is_no_number():
-    refused(ValueError, "weights.*1e-300 and more.*1e-310", sample_weight=[1e-310, 0, 0, 0])
+    refused(ValueError, "^sample_weight must.*1e-300 and more.*e-310", sample_weight=[1e-310] * 4)
+    refused(ValueError, "labels' class_weight, must.*inf", class_weight=[1e308] * 10)
     refused(ValueError, "normalizer.*1e-300", normalizer=1e-310)
 
 

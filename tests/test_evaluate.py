@@ -355,5 +355,5 @@ def test_evaluations_are_objects_and_large_losses_warn_of_nothing():
     result = fastce.evaluate(x, [1, 1], top_k=1)
     assert result.loss == np.inf
     assert {result} == {result} != {fastce.evaluate(x, [1, 1])}
-    with pytest.raises(ValueError, match="weights must have a finite sum"):
+    with pytest.raises(ValueError, match="sample_weight must have a finite sum"):
         fastce.evaluate(np.zeros((4, 2)), [0] * 4, sample_weight=[1e308] * 4)

@@ -348,12 +348,14 @@ def test_partial_fit_may_bring_classes_later(task):
         ("hidden_layer_sizes", (1.5,), TypeError),
         ("hidden_layer_sizes", True, TypeError),
         ("solver", "lbfgs", ValueError),
+        ("solver", np.array([["adam"], ["sgd"]]), TypeError),
         ("learning_rate_init", 0.0, ValueError),
         ("learning_rate_init", float("nan"), ValueError),
         ("learning_rate_init", float("inf"), ValueError),
         ("learning_rate_init", "0.1", TypeError),
         ("batch_size", 0, ValueError),
         ("batch_size", 1.0, TypeError),
+        ("batch_size", np.ones((2, 2)), TypeError),
         ("max_iter", 0, ValueError),
         ("random_state", -1, ValueError),
         ("random_state", "x", TypeError),
@@ -393,6 +395,9 @@ def with_value(X, value):
         (lambda X, y: (X, y[:, None]), ValueError, "y: expected shape"),
         (lambda X, y: (X, y + 0.5), TypeError, "y: expected integers or strings, got float64"),
         (lambda X, y: (X, [None, *y[1:]]), TypeError, "y: expected integers or strings"),
+        (lambda X, y: (np.ma.masked_array(X, X > 1), y), TypeError, "X must be .*masked array"),
+        (lambda X, y: (X, np.ma.masked_array(y, y > 1)), TypeError, "y must be .*masked array"),
+        (lambda X, y: ([[1.0], [1.0, 2.0]], y), ValueError, "X must be an array of numbers"),
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "score"])
@@ -616,6 +621,19 @@ def test_missing_files_and_folders_are_not_models(tmp_path):
         MLPClassifier.load(tmp_path / "none.npz")
     with pytest.raises(ValueError, match=r"expected a regular file"):
         MLPClassifier.load(tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, 3, np.arange(4), "", "/", "model\0.npz"], ids=repr)
+def test_a_path_that_names_no_file_is_named(model, path):
+    fitted = MLPClassifier.load(model)
+    for use in (fitted.save, MLPClassifier.load):
+        with pytest.raises((TypeError, ValueError), match=r"^path: expected a file name, got "):
+            use(path)
+
+
+def test_a_path_may_be_bytes(model, tmp_path):
+    MLPClassifier.load(os.fsencode(model)).save(os.fsencode(tmp_path / "copy.npz"))
+    assert (tmp_path / "copy.npz").read_bytes() == model.read_bytes()
 
 
 def test_a_model_replaces_files_only(model, tmp_path):

@@ -85,6 +85,7 @@ def test_it_overflows_to_infinity_without_a_warning():
         ([1j], [0.0], "losses"),
         ([1.0], [None], "log_variances"),
         ([[1.0], [1.0, 2.0]], [0.0], "losses"),
+        (np.ma.masked_array([1.0]), [0.0], "losses.*masked array"),
     ],
 )
 def test_a_bad_call_is_refused(losses, s, message):

@@ -246,6 +246,7 @@ def test_out_that_cannot_be(tmp_path, data, refused):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
         refused(f"--out {out}: ", "train", "--data", data, "--out", out, *SMALL)
+    refused("--out: expected a folder", "train", "--data", data, "--out", "", *SMALL)
     (tmp_path / "run" / "checkpoint.npz").mkdir(parents=True)
     refused("checkpoint.npz: Is a directory", "train", "--data", data, "--out", tmp_path / "run")
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from fastce import Evaluation, cross_entropy_with_grad, evaluate, softmax
-from fastce._kernel import adam_step
+from fastce._kernel import adam_step, check_array
 
 from . import network
-from .files import load_arrays, save_arrays
+from .files import as_path, load_arrays, save_arrays
 
 # Rows per forward pass outside of training: 784 + 128 floats each are 3.7 MB, about an L2 cache and
 # some of L3, and 10 rows or 10,000 take no other path.
@@ -188,7 +188,7 @@ class MLPClassifier:
             hidden = (hidden,) if isinstance(hidden, numbers.Integral) else tuple(hidden)
         except TypeError:
             raise TypeError(
-                f"hidden_layer_sizes: expected an integer or several, got {hidden!r}"
+                f"hidden_layer_sizes: expected an integer or several, got {_shown(hidden)}"
             ) from None
         for size in hidden:
             _check_integer("hidden_layer_sizes", size, 1)
@@ -196,7 +196,9 @@ class MLPClassifier:
         _check_integer("max_iter", self.max_iter, 1)
         if self.random_state is not None:
             _check_integer("random_state", self.random_state, 0)
-        if self.solver not in tuple(N_MOMENTS):
+        if not isinstance(self.solver, str):
+            raise TypeError(f"solver: expected a str, got {_shown(self.solver)}")
+        if self.solver not in N_MOMENTS:
             raise ValueError(f'solver: expected "adam" or "sgd", got {self.solver!r}')
         for name in ("learning_rate_init", "epsilon"):
             value = _as_float(name, getattr(self, name))
@@ -356,6 +358,7 @@ class MLPClassifier:
         moments are not in it: `partial_fit` after `load` starts them anew.
         """
         self._check_fitted()
+        path = as_path(path)
         parameters = self.get_params() | {"hidden_layer_sizes": self._sizes[1:-1]}
         arrays = {
             "format": np.array(MODEL_FORMAT),
@@ -377,7 +380,10 @@ class MLPClassifier:
         ------
         ValueError
             If the file is damaged or is not such a model; the message names it.
+        OSError
+            If it cannot be read.
         """
+        path = as_path(path)
         arrays = load_arrays(path)
         try:
             if str(arrays["format"]) != MODEL_FORMAT:
@@ -412,15 +418,15 @@ class MLPClassifier:
             classifier.n_iter_ = len(classifier.loss_curve_)
         except KeyError as error:
             reason = f"expected an array {error}, got {sorted(arrays)}"
-            raise ValueError(f"{os.fspath(path)}: not a model of fastce: {reason}") from None
+            raise ValueError(f"{path}: not a model of fastce: {reason}") from None
         except (ValueError, TypeError, IndexError, MemoryError, RecursionError) as error:
-            raise ValueError(f"{os.fspath(path)}: not a model of fastce: {error}") from None
+            raise ValueError(f"{path}: not a model of fastce: {error}") from None
         return classifier
 
 
 def _as_inputs(values: Any) -> np.ndarray:
     """X as finite C-contiguous float32 of shape (n, n_features), n and n_features above 0."""
-    given = np.asarray(values)
+    given = check_array(values, "X", "an array of numbers")
     if given.dtype.kind not in "biuf":
         raise TypeError(f"X: expected numbers, got {given.dtype}")
     if given.ndim != 2 or 0 in given.shape:
@@ -435,7 +441,7 @@ def _as_inputs(values: Any) -> np.ndarray:
 
 
 def _as_labels(values: Any, name: str = "y") -> np.ndarray:
-    y = np.asarray(values)
+    y = check_array(values, name, "an array of labels")
     if y.dtype.kind == "O":  # a column of strings from pandas, for one
         y = np.array(y.tolist())
     if y.ndim != 1:
@@ -450,14 +456,18 @@ def _check_length(y: np.ndarray, n_rows: int) -> None:
         raise ValueError(f"y: expected {n_rows} labels, one for each row of X, got {len(y)}")
 
 
+def _shown(value: object) -> str:
+    return " ".join(repr(value).split())  # of an array, several lines
+
+
 def _check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
+        raise TypeError(f"{name}: expected an integer, got {_shown(value)}")
     if value < least:
         raise ValueError(f"{name}: expected {least} or more, got {value}")
 
 
 def _as_float(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+        raise TypeError(f"{name}: expected a number, got {_shown(value)}")
     return float(value)

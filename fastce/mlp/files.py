@@ -21,6 +21,17 @@ REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
+def as_path(path: Any) -> Path:
+    """The argument `path` as one that names a file, or an error that names the argument."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"path: expected a file name, got {type(path).__name__}") from None
+    if not Path(name).name or "\0" in name:
+        raise ValueError(f"path: expected a file name, got {name!r}")
+    return Path(name)
+
+
 @contextmanager
 def opened(path: str | os.PathLike[str], flags: int) -> Iterator[BinaryIO]:
     """

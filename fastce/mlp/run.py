@@ -134,6 +134,8 @@ def train(
         If the folder cannot be written.
     """
     X, y, X_test, y_test = data
+    if not os.fspath(folder):  # Path("") is the current folder
+        raise ValueError("--out: expected a folder, got ''")
     folder = Path(folder)
     checkpoint, metrics, model, curve = (
         folder / name for name in ("checkpoint.npz", "metrics.jsonl", "model.npz", "loss_curve.png")
