@@ -37,18 +37,26 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
                          real *tile, option_tiles *more)
 {
     const ptrdiff_t n_classes = call->n_classes;
+    const real scale = (real)call->logit_scale;
+    const vreal softcap = splat((real)call->softcap);
+    const int has_cap = call->softcap != 0;
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         vreal *group = group_of(tile, n_classes, i);
         if (!more) {
             for (ptrdiff_t j = 0; j < n_classes; j++)
-                group[j] = change_logits(SCALED, group[j], NULL, (real)call->logit_scale);
+                group[j] = change_logits(SCALED, group[j], NULL, scale);
             continue;
         }
         vreal *logits = group_of(more->logits, n_classes, i);
         vreal *dense = group_of(more->dense, n_classes, i), seen = splat(0);
+        vreal *chain = group_of(more->chain, n_classes, i);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
-            group[j] = logits[j]
-                = prepare_logits(call, group[j], group_of(more->chain, n_classes, i) + j);
+            const vreal x = group[j] * scale;
+            group[j] = has_cap ? begin_cap(x, softcap, chain + j) : x;
+        }
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            if (has_cap) group[j] = end_cap(group[j], chain[j], softcap, chain + j);
+            logits[j] = group[j];
             seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
         }
         _Alignas(64) double spread[LANES];

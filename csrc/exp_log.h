@@ -143,16 +143,24 @@ INLINE vdouble expm1_reduced_double(vdouble r)
 #endif
 }
 
-/* e^x times the power of two that magic adds to the exponent: relative error below 2^-23.4 (2^-52.4),
- * half a unit for the last sum, a quarter for r, the rest for the other roundings. */
-INLINE vreal exp_polynomial(vreal x, vreal lowest, vreal magic)
+/* e^x times the power of two that magic adds to the exponent, as scale + scale * what is returned. */
+INLINE vreal expm1_polynomial(vreal x, vreal lowest, vreal magic, vreal *scale)
 {
     const vreal d = maximum(lowest, x);
     const vreal biased = d * (real)LOG2_E + magic; /* low bits: n and what is in magic */
     const vreal n = biased - magic;
     const vreal r = (d - n * LN2_HIGH) - n * LN2_LOW;
-    const vreal scale = (vreal)((vinteger)biased << MANTISSA);
-    return expm1_reduced(r) * scale + scale;
+    *scale = (vreal)((vinteger)biased << MANTISSA);
+    return expm1_reduced(r);
+}
+
+/* The same as one number: relative error below 2^-23.4 (2^-52.4), half a unit for the last sum, a quarter for
+ * r, the rest for the other roundings. */
+INLINE vreal exp_polynomial(vreal x, vreal lowest, vreal magic)
+{
+    vreal scale;
+    const vreal part = expm1_polynomial(x, lowest, magic, &scale);
+    return part * scale + scale;
 }
 
 #if HAS_TABLE
@@ -266,20 +274,29 @@ INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops
 #endif
 }
 
-/* softcap * tanh(x / softcap) and its derivative, elementwise.  With u = e^(-2|y|) it is
- * (1 - u) / (1 + u) and 4u / (1 + u)^2: neither 1 - tanh^2 nor, where u is near 1, 1 - u cancels. */
-INLINE vreal cap_logits(vreal x, vreal softcap, vreal *derivative)
+/* softcap * tanh(x / softcap) and its derivative, elementwise, in two steps: in one they are a chain so long that
+ * the CPU cannot look ahead to the next.  With u = e^(-2|y|) it is (1 - u) / (1 + u) and 4u / (1 + u)^2: neither
+ * 1 - tanh^2 nor, where u is near 1, 1 - u cancels.  Between the steps are 1 - u with the sign of y, and u; or -2
+ * and 0 where x is -inf, which stays -inf. */
+INLINE vreal begin_cap(vreal x, vreal softcap, vreal *u)
 {
     const vinteger sign = (vinteger)splat(-(real)0), hidden = x == splat(-(real)__builtin_inf());
     const vreal y = x / softcap;
     const vreal d = (vreal)((vinteger)(y + y) | sign); /* -2|y| */
-    const vreal u = exp_polynomial(d, splat(EXPONENT_BIAS * (real)-LN2_DOUBLE_HIGH),
-                                   splat((real)ROUND_MAGIC + EXPONENT_BIAS));
-    const vreal um1 = select_real(d > splat((real)-0.34), expm1_reduced(d), u - (real)1);
-    const vreal up1 = um1 + (real)2;
-    const vreal t = (vreal)((vinteger)(-um1 / up1) | ((vinteger)y & sign));
-    *derivative = u * (real)4 / (up1 * up1);
-    return select_real(hidden, x, t * softcap);
+    vreal scale;
+    const vreal part = expm1_polynomial(d, splat(EXPONENT_BIAS * (real)-LN2_DOUBLE_HIGH),
+                                        splat((real)ROUND_MAGIC + EXPONENT_BIAS), &scale);
+    *u = part * scale + scale;
+    const vreal difference = ((real)1 - scale) - part * scale;
+    return select_real(hidden, splat(-2), (vreal)((vinteger)difference | ((vinteger)y & sign)));
+}
+
+INLINE vreal end_cap(vreal difference, vreal u, vreal softcap, vreal *derivative)
+{
+    const vinteger sign = (vinteger)splat(-(real)0), hidden = difference == splat(-2);
+    const vreal inverse = (real)1 / ((real)2 - (vreal)((vinteger)difference & ~sign));
+    *derivative = (vreal)((vinteger)(u * (real)4 * (inverse * inverse)) & ~hidden);
+    return difference * inverse * softcap;
 }
 
 /* x as n ln 2 + r; the low bits of biased are n in the place of a double's exponent. */

@@ -30,14 +30,15 @@ INLINE vreal change_logits(const int change, vreal x, const char *seen, real sca
     return change ? as_rounded(x * scale) : x;
 }
 
-/* A vector of logits made into what the softmax sees; chain gets d z / d x without the scale. */
-INLINE vreal prepare_logits(const fastce_call *call, vreal x, vreal *chain)
+/* A vector of logits made into what the softmax sees; chain gets d z / d x without the scale.  softcap is 0 where
+ * there is none; -inf stays -inf, for the scale is positive. */
+INLINE vreal prepare_logits(vreal x, real scale, real softcap, vreal *chain)
 {
-    /* -inf stays -inf: the scale is positive */
-    vreal z = call->logit_scale != 1 ? x * (real)call->logit_scale : x;
+    vreal u;
     *chain = splat(1);
-    if (call->softcap != 0) z = cap_logits(z, splat((real)call->softcap), chain);
-    return z;
+    if (softcap == 0) return x * scale;
+    const vreal difference = begin_cap(x * scale, splat(softcap), &u);
+    return end_cap(difference, u, splat(softcap), chain);
 }
 
 /* q for logits z: class_weight * ((1 - smoothing) * probability + spread), where spread, smoothing

@@ -13,37 +13,45 @@ typedef struct {
 } row_scratch;
 
 /* Copies a block through the options and fills up its last group with -inf; fills dense and chain.
- * Returns the maximum. */
+ * Returns the maximum.  What a step needs of the call is in variables, which stores cannot change. */
 static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
                           ptrdiff_t n, real *block, const row_scratch *scratch)
 {
-    vreal largest = splat(HIDDEN);
-    for (ptrdiff_t j = 0; j < (n + GROUP - 1) / GROUP * GROUP; j += LANES) {
-        vreal chain, x = load_up_to(row->x + start, j, n, HIDDEN);
+    const ptrdiff_t padded = (n + GROUP - 1) / GROUP * GROUP;
+    const real scale = (real)call->logit_scale;
+    const vreal softcap = splat((real)call->softcap);
+    const int has_cap = call->softcap != 0;
+    real *chain = scratch->chain + start;
+    for (ptrdiff_t j = 0; j < padded; j += LANES) {
+        vreal x = load_up_to(row->x + start, j, n, HIDDEN);
         if (row->where) {
             char seen[LANES] = {0};
             for (ptrdiff_t l = 0; l < LANES && j + l < n; l++)
                 seen[l] = row->where[(start + j + l) * row->where_stride];
             x = select_seen(seen, x, splat(HIDDEN));
         }
-        const vreal z = prepare_logits(call, x, &chain);
-        *(vreal *)(block + j) = z;
-        largest = maximum(z, largest); /* NaN is passed over */
-        if (call->softcap != 0) *(vreal *)(scratch->chain + start + j) = chain;
-        if (is_dense(call) && !row->is_even) {
-            const ptrdiff_t left = n - j < LANES ? n - j : LANES;
-            vreal probability = splat(0), class_weight = splat(1);
-            if (row->probabilities && left == LANES)
-                probability = load_real(row->probabilities + start + j);
-            else if (row->probabilities)
-                for (ptrdiff_t l = 0; l < left; l++)
-                    probability[l] = row->probabilities[start + j + l];
-            if (call->class_weight)
-                for (ptrdiff_t l = 0; l < left; l++)
-                    class_weight[l] = (real)call->class_weight[start + j + l];
-            *(vreal *)(scratch->dense + start + j)
-                = dense_part(call, z, probability, splat((real)row->spread), class_weight);
-        }
+        x *= scale;
+        *(vreal *)(block + j) = has_cap ? begin_cap(x, softcap, (vreal *)(chain + j)) : x;
+    }
+    for (ptrdiff_t j = 0; has_cap && j < padded; j += LANES) {
+        vreal *const c = (vreal *)(chain + j), *const z = (vreal *)(block + j);
+        *z = end_cap(*z, *c, softcap, c);
+    }
+    vreal largest = splat(HIDDEN);
+    for (ptrdiff_t j = 0; j < padded; j += LANES)
+        largest = maximum(*(const vreal *)(block + j), largest); /* NaN is passed over */
+    for (ptrdiff_t j = 0; is_dense(call) && !row->is_even && j < padded; j += LANES) {
+        const ptrdiff_t left = n - j < LANES ? n - j : LANES;
+        vreal probability = splat(0), class_weight = splat(1);
+        if (row->probabilities && left == LANES)
+            probability = load_real(row->probabilities + start + j);
+        else if (row->probabilities)
+            for (ptrdiff_t l = 0; l < left; l++) probability[l] = row->probabilities[start + j + l];
+        if (call->class_weight)
+            for (ptrdiff_t l = 0; l < left; l++)
+                class_weight[l] = (real)call->class_weight[start + j + l];
+        *(vreal *)(scratch->dense + start + j) = dense_part(
+            call, *(const vreal *)(block + j), probability, splat((real)row->spread), class_weight);
     }
     return largest_lane(largest);
 }
@@ -125,9 +133,10 @@ static void write_row(const fastce_call *call, const row_input *input, const row
             grad_z -= q * wide_scale;
             if (call->loss == FASTCE_POLY1) grad_z -= q * p * cross;
         }
-        if (exact_at >= j && exact_at < j + LANES) grad_z[exact_at - j] = (real)exact_grad;
+        if (exact_at >= j && exact_at < j + LANES)
+            grad_z = with_lane(grad_z, exact_at - j, (real)exact_grad);
         if (input->top_at >= j && input->top_at < j + LANES)
-            slope[input->top_at - j] = (real)exact_slope * p[input->top_at - j];
+            slope = with_lane(slope, input->top_at - j, (real)exact_slope * p[input->top_at - j]);
         vreal hess_z = slope + p * p * square;
         if (chain) {
             const vreal c = *(const vreal *)(chain + j);
@@ -135,7 +144,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
                 vreal x = splat(0), unused;
                 for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++)
                     x[l] = get(input->x + j + l);
-                const vreal z = prepare_logits(call, x, &unused);
+                const vreal z = prepare_logits(x, (real)call->logit_scale, (real)softcap, &unused);
                 const vreal bent = z * (real)(1 / softcap) * c * (real)(-2 / softcap);
                 /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */
                 const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));
