@@ -138,6 +138,7 @@ typedef struct {
     ptrdiff_t where_stride;
     int64_t target;
     double spread; /* smoothing per class that is left */
+    double slope;  /* of a cap at the target, where terms are multiplied by slopes */
     int is_even;   /* so far; a hidden class makes it dense */
     ptrdiff_t top_at;
 } row_input;

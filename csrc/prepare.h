@@ -50,13 +50,20 @@ INLINE vreal dense_part(const fastce_call *call, vreal z, vreal probability, vre
     return class_weight * (probability * (real)(1 - call->smoothing) + left);
 }
 
-/* Whether a gradient is term * factor - less but at its target, where less is not 0 for even smoothing only: logits
- * need not be kept beside terms, and rows of many classes are written while the next ones are read. */
-INLINE int is_linear(const fastce_call *call)
+/* Whether a gradient is term * factor - less but at its target, where less is not 0 for even smoothing only, and terms
+ * may have been multiplied by a cap's slopes: logits need not be kept beside terms, and rows of many classes are
+ * written while the next ones are read. */
+INLINE int is_product(const fastce_call *call)
 {
-    return !(call->softcap != 0 || call->hess.data || (is_dense(call) && !is_even(call))
+    return !(call->hess.data || (is_dense(call) && !is_even(call))
              || call->loss == FASTCE_LOG_SOFTMAX || call->loss == FASTCE_LOGSUMEXP
              || call->loss == FASTCE_EVALUATE);
+}
+
+/* The same of the terms as they are. */
+INLINE int is_linear(const fastce_call *call)
+{
+    return call->softcap == 0 && is_product(call);
 }
 
 /* Adds q to mass and q (max - z) to gap, for one part of each vector. */

@@ -9,19 +9,18 @@
 typedef struct {
     real *terms;
     real *dense; /* q */
-    real *chain; /* d z / d x */
+    real *chain; /* d z / d x, unless terms are multiplied by it */
 } row_scratch;
 
-/* Copies a block through the options and fills up its last group with -inf; fills dense and chain.
+/* Copies a block through the options and fills up its last group with -inf; fills chain, and dense of the row.
  * Returns the maximum.  What a step needs of the call is in variables, which stores cannot change. */
 static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
-                          ptrdiff_t n, real *block, const row_scratch *scratch)
+                          ptrdiff_t n, real *block, real *chain, real *row_dense)
 {
     const ptrdiff_t padded = (n + GROUP - 1) / GROUP * GROUP;
     const real scale = (real)call->logit_scale;
     const vreal softcap = splat((real)call->softcap);
     const int has_cap = call->softcap != 0;
-    real *chain = scratch->chain + start;
     for (ptrdiff_t j = 0; j < padded; j += LANES) {
         vreal x = load_up_to(row->x + start, j, n, HIDDEN);
         if (row->where) {
@@ -50,7 +49,7 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
         if (call->class_weight)
             for (ptrdiff_t l = 0; l < left; l++)
                 class_weight[l] = (real)call->class_weight[start + j + l];
-        *(vreal *)(scratch->dense + start + j) = dense_part(
+        *(vreal *)(row_dense + start + j) = dense_part(
             call, *(const vreal *)(block + j), probability, splat((real)row->spread), class_weight);
     }
     return largest_lane(largest);

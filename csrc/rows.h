@@ -55,7 +55,7 @@ static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
 /* A hidden class takes a row of even smoothing out of the linear ones. */
 INLINE int is_linear_row(const fastce_call *call, const row_input *input)
 {
-    return is_linear(call) && (input->is_even || !is_dense(call));
+    return is_product(call) && (input->is_even || !is_dense(call));
 }
 
 /* Whether a row's terms are read again after its sum is known. */
@@ -75,7 +75,7 @@ INLINE size_t row_scratch_size(ptrdiff_t n_classes)
 INLINE size_t batch_row_size(const fastce_call *call)
 {
     const size_t size = row_scratch_size(call->n_classes);
-    return !is_linear(call) || is_even(call) ? 3 * size : needs_terms(call) ? size : 0;
+    return !is_product(call) || is_even(call) ? 3 * size : needs_terms(call) ? size : 0;
 }
 
 INLINE ptrdiff_t batch_rows(const fastce_call *call)
@@ -108,6 +108,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     const int keep_terms = scratch->terms != NULL;
     const int dense = is_dense(call) && !input->is_even;
     const int needs_top = !is_linear_row(call, input);
+    const int has_slopes = call->softcap != 0 && !scratch->chain;
     const pending_row nothing = {.grad = NULL};
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
@@ -124,10 +125,12 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         const int direct = !needs_top && is_direct(call) && ref.shift == 0;
         int is_done = direct;
         real *to = keep_terms ? terms + start : block;
+        real *slopes = scratch->chain ? scratch->chain + start : block + BLOCK + GROUP;
         wide_exact_sum sum = {splat_double(0), splat_double(0)};
-        const real block_max = direct ? direct_terms(is_transformed(call), call, input, start, n,
-                                                     &vref, to, pending, terms, &sum)
-                                      : prepare_block(call, input, start, n, block, scratch);
+        const real block_max
+            = direct ? direct_terms(is_transformed(call), call, input, start, n, &vref, to, pending,
+                                    terms, &sum)
+                     : prepare_block(call, input, start, n, block, slopes, scratch->dense);
         if (input->is_even) add_quarters(input->x + start, n, &quarters);
         if (target >= start && target < start + n)
             target_logit = direct ? logit_at(call, input, target) : block[target - start];
@@ -154,7 +157,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                         for (ptrdiff_t j = 0; j < start; j++)
                             terms[j] = (real)((double)terms[j] * down * change);
                 }
-                if (direct) prepare_block(call, input, start, n, block, scratch);
+                if (direct) prepare_block(call, input, start, n, block, slopes, scratch->dense);
                 is_done = 0;
             }
             if (dense && max > -__builtin_inf())
@@ -182,6 +185,10 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             add_wide(&total, sum.sum);
             add_wide(&total, sum.lost);
         }
+        if (has_slopes && target >= start && target < start + n)
+            input->slope = slopes[target - start];
+        for (ptrdiff_t j = 0; has_slopes && keep_terms && j < n; j += LANES)
+            *(vreal *)(to + j) *= *(const vreal *)(slopes + j);
     }
     *guess = ref;
     rows->max[r] = max;
@@ -189,7 +196,9 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     rows->power[r] = ref.power;
     rows->target_logit[r] = target_logit;
     rows->others[r] = sum_of_lanes(&total, 0) + others;
-    rows->target_term[r] = term_of_target(call, terms, target_logit, target, &ref);
+    rows->target_term[r] = has_slopes && keep_terms
+                               ? exp_term((real)target_logit - ref.shift, &vref)
+                               : term_of_target(call, terms, target_logit, target, &ref);
     if (dense) {
         rows->mass[r] = total_of(&mass);
         rows->gap[r] = total_of(&gap);
@@ -237,7 +246,7 @@ typedef struct {
     char *scratch;
     pending_row pending[TILE];
     row_input inputs[TILE];
-    _Alignas(64) real block[BLOCK + GROUP];
+    _Alignas(64) real block[2 * (BLOCK + GROUP)]; /* logits, and a cap's slopes */
     reference guess;
     row_tile rows;
     exact_sum sum;
@@ -263,7 +272,8 @@ static row_scratch scratch_of(const fastce_call *call, const row_worker *worker,
     return (row_scratch){
         .terms = needs_terms(call) ? (real *)scratch : NULL,
         .dense = is_dense(call) ? (real *)(scratch + worker->row_size) : NULL,
-        .chain = call->softcap != 0 ? (real *)(scratch + 2 * worker->row_size) : NULL,
+        .chain
+        = call->softcap != 0 && !is_product(call) ? (real *)(scratch + 2 * worker->row_size) : NULL,
     };
 }
 
@@ -303,11 +313,11 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         scratch.terms[input->top_at] = (real)(rows->factor[r] = 1);
     const real factor = (real)rows->factor[r];
     const size_t out_size = as_real ? sizeof(real) : sizeof(elem);
+    const double target_grad = rows->target_grad[r] * input->slope;
     real at_target = 0;
     if (call->loss != FASTCE_SOFTMAX) {
         /* by the very number that will multiply it; where that overflowed, so shall the gradient */
         const double divisor = factor - factor == 0 ? factor : rows->factor[r];
-        const double target_grad = rows->target_grad[r];
         at_target = target_grad == 0 ? 0 : (real)(target_grad / divisor);
         scratch.terms[input->target] = at_target;
     }
@@ -327,7 +337,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     if (at_target - at_target != 0) { /* z-loss can make the factor 0 */
         worker->pending[r].stream = 0;
         write_pending(&worker->pending[r], scratch.terms, n_classes);
-        put(grad, as_real, input->target, (real)(rows->target_grad[r] - less));
+        put(grad, as_real, input->target, (real)(target_grad - less));
     }
 }
 
@@ -352,6 +362,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             .where = row_of(&run->where, first + r),
             .where_stride = run->where.class_stride,
             .target = targets[r],
+            .slope = 1,
             .is_even = is_even(call),
             .top_at = -1,
         };
@@ -432,7 +443,7 @@ static void finish_worker(const fastce_call *call, row_worker *worker)
 static void cross_entropy_rows(fastce_call *call, int thread)
 {
     const int as_real = call->out_elem != OWN_ELEM;
-    const int stream = call->stream && is_linear(call) && !as_real;
+    const int stream = call->stream && is_product(call) && !as_real;
     row_worker worker;
     cursor next;
     start_worker(call, thread, &worker);
