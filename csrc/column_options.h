@@ -57,7 +57,7 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
         for (ptrdiff_t j = 0; j < n_classes; j++) {
             if (has_cap) group[j] = end_cap(group[j], chain[j], softcap, chain + j);
             logits[j] = group[j];
-            seen -= __builtin_convertvector(logits[j] > splat(HIDDEN), vreal);
+            seen -= as_reals(logits[j] > splat(HIDDEN));
         }
         _Alignas(64) double spread[LANES];
         for (int w = 0; w < WIDE; w++)

@@ -51,7 +51,7 @@ static void number_rows(flat_rows *flat, ptrdiff_t n_classes)
 {
     for (integer r = 0; r < LANES; r++) /* each runs over into the next */
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
-            store_real((real *)flat->row + r * n_classes + j, (vreal)splat_integer(r));
+            store_real((real *)flat->row + r * n_classes + j, (vreal)lane_index(r));
 }
 
 /* Whether n rows have one reference. */
@@ -96,11 +96,11 @@ INLINE void flat_gradient(const int even, const flat_rows *flat, ptrdiff_t n, pt
         const vinteger at = lane_numbers() * (integer)n_classes + target;
         for (ptrdiff_t j = 0; j < LANES * n_classes; j += LANES) {
             const vinteger row = *(const vinteger *)(flat->row + j);
-            vreal g = *(const vreal *)(terms + j) * __builtin_shuffle(factor, row);
-            if (even) g -= __builtin_shuffle(less, row);
+            vreal g = *(const vreal *)(terms + j) * pick(factor, row);
+            if (even) g -= pick(less, row);
             store_real(grad + j,
-                       select_equal(lane_numbers() + (integer)j, __builtin_shuffle(at, row),
-                                    __builtin_shuffle(target_grad, row), g));
+                       select_equal(lane_numbers() + (integer)j, (vinteger)pick((vreal)at, row),
+                                    pick(target_grad, row), g));
         }
     }
 }
@@ -140,7 +140,7 @@ INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrd
             add_vector(&total, (vreal)((vinteger)e[l] & ~is_max));
         }
     }
-    const vreal more_ties = __builtin_convertvector(ties, vreal) - (real)1;
+    const vreal more_ties = as_reals(ties) - (real)1;
     vdouble top[WIDE];
     top_terms(max - shift, tops->power, &ref, top);
     for (int w = 0; w < WIDE; w++) {
@@ -166,7 +166,7 @@ INLINE int column_even(const fastce_call *call, const vreal *group, ptrdiff_t i,
         hidden -= is_hidden;
         add_vector(&logits, (vreal)((vinteger)group[j] & ~is_hidden));
     }
-    const vreal seen = (real)call->n_classes - __builtin_convertvector(hidden, vreal);
+    const vreal seen = (real)call->n_classes - as_reals(hidden);
     for (int w = 0; w < WIDE; w++) { /* as in row_options.h, even_gap */
         const ptrdiff_t lane = i + w * DOUBLES;
         const vdouble n = widen(seen, w), spread = call->smoothing / n;

@@ -360,8 +360,7 @@ INLINE vdouble log_from(vlong k, vdouble s)
     t = t * z + 0x1.99999998ec37cp-2;
     t = t * z + 0x1.5555555555787p-1;
 #endif
-    /* k as a double: AVX2 has no conversion of 64-bit integers */
-    const vdouble kd = (vdouble)(k + 0x4338000000000000) - 0x1.8p52;
+    const vdouble kd = as_doubles(k);
     return kd * LN2_DOUBLE_HIGH + ((s + s) + (s * (t * z) + kd * LN2_DOUBLE_LOW));
 }
 

@@ -163,6 +163,46 @@ INLINE vreal select_seen(const char *bytes, vreal yes, vreal no)
 #endif
 }
 
+/* Integers below 2^51 as doubles; AVX2 has no conversion of 64-bit ones. */
+INLINE vdouble as_doubles(vlong n)
+{
+    return (vdouble)(n + 0x4338000000000000) - 0x1.8p52;
+}
+
+INLINE vreal as_reals(vinteger n)
+{
+#if defined(FASTCE_f64)
+    return as_doubles(n);
+#else
+    return __builtin_convertvector(n, vreal);
+#endif
+}
+
+/* Lanes of v, one for each of an index's; an index of lane r is lane_index(r).  AVX2 has no such permutation of doubles. */
+#if defined(__AVX2__) && !defined(__AVX512F__) && defined(FASTCE_f64)
+typedef int32_t vhalves __attribute__((vector_size(VECTOR_BYTES)));
+
+INLINE vinteger lane_index(integer r)
+{
+    return splat_integer((2 * r + 1) << 32 | 2 * r);
+}
+
+INLINE vreal pick(vreal v, vinteger index)
+{
+    return (vreal)__builtin_shuffle((vhalves)v, (vhalves)index);
+}
+#else
+INLINE vinteger lane_index(integer r)
+{
+    return splat_integer(r);
+}
+
+INLINE vreal pick(vreal v, vinteger index)
+{
+    return __builtin_shuffle(v, index);
+}
+#endif
+
 /* v with another number in one lane; v[lane] = x would keep v in memory wherever it is used. */
 INLINE vreal with_lane(vreal v, ptrdiff_t lane, real x)
 {
