@@ -250,24 +250,32 @@ static void compute_part(const fastce_binary_call *call, ptrdiff_t n, part_array
             const vdouble x = widen(load_real(part->x + i), w);
             const vdouble target = doubles_at(part->target, k);
             vdouble one = target, zero = 1.0 - target, g, value;
+            vdouble small = splat_double(1), scale = splat_double(call->grad_scale);
             if (smoothing != 0) {
                 one = one * (1 - smoothing) + smoothing / 2;
                 zero = zero * (1 - smoothing) + smoothing / 2;
             }
             if (call->pos_weight.data) one *= doubles_at(part->pos_weight, k);
             if (has_weights(call)) {
-                one *= doubles_at(part->weight, k);
-                zero *= doubles_at(part->weight, k);
+                /* Before what may be tiny itself, a large weight keeps its bits; a small one after it,
+                 * for the scale may be large. */
+                const vdouble weight = doubles_at(part->weight, k);
+                const vdouble large = select_double(weight > 1, weight, small);
+                small = select_double(weight > 1, small, weight);
+                one *= large;
+                zero *= large;
+                scale *= small;
             }
+            if (call->upstream.data) scale *= doubles_at(part->upstream, k);
             if (call->is_focal)
                 value = binary_focal_loss(call->gamma, x, one * call->one_factor,
                                           zero * call->zero_factor, target == 1, &g);
             else
                 value = binary_loss(x, one, zero, &g);
-            g *= call->grad_scale;
-            if (call->upstream.data) g *= doubles_at(part->upstream, k);
+            value *= small;
+            g *= scale;
             if (has_weights(call)) { /* whatever is not there, is not seen */
-                const vlong there = doubles_at(part->weight, k) != 0;
+                const vlong there = small != 0;
                 value = (vdouble)((vlong)value & there);
                 g = (vdouble)((vlong)g & there);
             }

@@ -306,8 +306,10 @@ def check_weight_sum(weights):
 
 cdef double _sum_as_divisor(double weight_sum, object class_weight) except? -1:
     if weight_sum - weight_sum != 0 or 0 < weight_sum < 1e-300:  # whose inverse may be inf
-        times = "" if class_weight is None else ", times the labels' class_weight,"
-        raise ValueError(f"sample_weight{times} must have a finite sum, 0 or 1e-300 and more, "
+        name = "sample_weight"
+        if class_weight is not None:
+            name = "class_weight of the labels, times sample_weight if given,"
+        raise ValueError(f"{name} must have a finite sum, 0 or 1e-300 and more, "
                          f"for a mean, got {weight_sum}")
     return weight_sum
 

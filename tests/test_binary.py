@@ -107,6 +107,22 @@ def test_weights_keep_results_that_are_tiny_before_them(dtype, isa):
     assert reference.ulp_error(actual[1], expected[1], dtype) <= 2 * GRAD_ULP[dtype]
 
 
+@dtypes
+@wide
+@pytest.mark.parametrize("factor", [1e-300, 1e-290, 1e-40, 1e20, 1e200])
+def test_factors_that_cancel_leave_a_gradient_its_bits(factor, dtype, isa):
+    """A small weight in a mean, or before a large upstream, is no part of what underflows."""
+    x = np.array([60, 20, 1, -5], dtype)
+    w, each = np.full(4, factor), {"sample_weight": np.full(4, factor)}
+    for options in (each, {**each, "upstream": 1 / factor, "reduction": "sum"}):
+        _, expected = reference.binary_cross_entropy(x, np.ones(4), **options)[:2]
+        _, grad = with_grad(x, [1, 1, 1, 1], **options)
+        assert reference.ulp_error(grad, expected, dtype) <= GRAD_ULP[dtype]
+    _, plain = fastce.binary_focal_loss_with_grad(x, [1, 1, 1, 1])
+    _, grad = fastce.binary_focal_loss_with_grad(x, [1, 1, 1, 1], sample_weight=w)
+    np.testing.assert_allclose(grad, plain, rtol=8 * np.finfo(dtype).eps)
+
+
 @wide
 @dtypes
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0, 5.0])

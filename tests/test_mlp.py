@@ -426,6 +426,26 @@ def test_not_fitted(task, tmp_path):
     with pytest.raises(ValueError, match=r"not fitted"):
         clf.save(tmp_path / "model.npz")
     assert not list(tmp_path.iterdir())
+    for name in ("coefs_", "intercepts_"):
+        assert not hasattr(clf, name)
+        with pytest.raises(ValueError, match=r"not fitted"):
+            getattr(clf, name)
+
+
+def test_labels_that_do_not_fit_leave_a_model_as_it_was(task):
+    X, y = task
+    clf = MLPClassifier(4, max_iter=1).fit(X, y)
+    before = [*clf.coefs_, *clf.intercepts_, clf.loss_curve_, clf.classes_, clf.predict(X)]
+    with pytest.raises(ValueError, match="y: expected 90 labels"):
+        clf.fit(X, y[:-1])
+    after = [*clf.coefs_, *clf.intercepts_, clf.loss_curve_, clf.classes_, clf.predict(X)]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    new = MLPClassifier(4)
+    for labels, classes in ((y[:-1], None), (y + 1, [0, 1, 2])):
+        with pytest.raises(ValueError, match=r"y: expected 90 labels|none of the classes"):
+            new.partial_fit(X, labels, classes)
+        assert not hasattr(new, "classes_")
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -557,6 +577,8 @@ def rewritten(path, **changes):
         {"bias_1": None},
         {"loss_curve": np.array(1.0)},
         {"loss_curve": np.array(["a"])},
+        {"loss_curve": np.zeros((2, 2))},
+        {"loss_curve": np.array([np.nan])},
     ],
 )
 def test_a_file_that_is_no_model_is_named(model, changes):

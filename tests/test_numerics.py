@@ -227,6 +227,25 @@ def test_factors_of_any_size_leave_a_gradient_its_bits(factor, n_classes, dtype,
 
 
 @dtypes
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 120])
+@pytest.mark.parametrize("weight", [1e-298, 2.0**-970, 1e250])
+def test_a_class_weight_of_any_size_leaves_a_robust_loss_its_gradient(
+    weight, n_classes, dtype, isa
+):
+    x = np.zeros((3, n_classes), dtype)
+    x[:, 0] = [-60, -5, 30]
+    for name, options in (
+        ("generalized_cross_entropy", {"q": 1.0}),
+        ("symmetric_cross_entropy", {"alpha": 0.0}),
+        ("focal_loss", {"gamma": 2.0}),
+    ):
+        loss_of = getattr(fastce, f"{name}_with_grad")
+        _, plain = loss_of(x, [0, 0, 0], **options)
+        _, grad = loss_of(x, [0, 0, 0], class_weight=np.full(n_classes, weight), **options)
+        np.testing.assert_allclose(grad, plain, rtol=4 * np.finfo(dtype).eps)
+
+
+@dtypes
 @pytest.mark.parametrize("offset", [-1875, -125, 0, 125, 250, 2000])
 def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
     """What came blocks before is brought down by more than a double's range, but still is in it."""

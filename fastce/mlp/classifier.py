@@ -32,6 +32,10 @@ MOST_FLOAT = float(np.finfo(np.float32).max)
 MODEL_FORMAT = "fastce-mlp-1"
 
 
+class NotFittedError(ValueError, AttributeError):
+    """As scikit-learn's: for hasattr() a model that is not trained has no coefs_."""
+
+
 class DivergedError(ValueError):
     """The loss or the weights stopped being finite: the learning rate is too large."""
 
@@ -134,8 +138,9 @@ class MLPClassifier:
             training only if the loss stops being finite: the learning rate is too large.
         """
         X, y = _as_inputs(X), _as_labels(y)
-        self._begin(X.shape[1], np.unique(y))
-        targets = self._encode(y, len(X))
+        classes = np.unique(y)
+        targets = _encode(classes, y, len(X))
+        self._begin(X.shape[1], classes)
         for _ in range(self.max_iter):
             self._train_epoch(X, targets)
         return self
@@ -153,16 +158,16 @@ class MLPClassifier:
         """
         X, y = _as_inputs(X), _as_labels(y)
         if not hasattr(self, "classes_"):
-            self._begin(
-                X.shape[1], np.unique(y if classes is None else _as_labels(classes, "classes"))
-            )
+            found = np.unique(y if classes is None else _as_labels(classes, "classes"))
+            _encode(found, y, len(X))
+            self._begin(X.shape[1], found)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes: expected those of the first call, {self.classes_.tolist()}")
         self._check_parameters()
         if len(self._moments) != N_MOMENTS[self.solver]:
             raise ValueError(f"solver: expected that of the first call, got {self.solver!r}")
         self._check_features(X)
-        self._train_epoch(X, self._encode(y, len(X)))
+        self._train_epoch(X, _encode(self.classes_, y, len(X)))
         return self
 
     def _begin(self, n_features: int, classes: np.ndarray) -> None:
@@ -301,7 +306,7 @@ class MLPClassifier:
     def evaluate(self, X: Any, y: Any) -> Evaluation:
         """`fastce.evaluate` of the logits for X; its figures per class are those of `classes_`."""
         logits = self._logits(X)
-        return evaluate(logits, self._encode(_as_labels(y), len(logits)))
+        return evaluate(logits, _encode(self.classes_, _as_labels(y), len(logits)))
 
     def _logits(self, X: Any) -> np.ndarray:
         self._check_fitted()
@@ -320,31 +325,20 @@ class MLPClassifier:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "classes_"):
-            raise ValueError("this MLPClassifier is not fitted yet: call fit or partial_fit first")
+            raise NotFittedError("this MLPClassifier is not fitted: call fit or partial_fit first")
 
     def _check_features(self, X: np.ndarray) -> None:
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"X: expected {self.n_features_in_} features, got {X.shape[1]}")
 
-    def _encode(self, y: np.ndarray, n_rows: int) -> np.ndarray:
-        """The labels' positions in `classes_`."""
-        _check_length(y, n_rows)
-        targets = np.searchsorted(self.classes_, y)
-        np.minimum(targets, len(self.classes_) - 1, out=targets)
-        unknown = self.classes_[targets] != y
-        if np.any(unknown):
-            i = int(np.argmax(unknown))
-            raise ValueError(
-                f"y[{i}] is {y[i].item()!r}, which is none of the classes {self.classes_.tolist()}"
-            )
-        return targets
-
     @property
     def coefs_(self) -> list[np.ndarray]:
+        self._check_fitted()
         return [weight for weight, _ in network.layer_views(self._params, self._sizes)]
 
     @property
     def intercepts_(self) -> list[np.ndarray]:
+        self._check_fitted()
         return [bias for _, bias in network.layer_views(self._params, self._sizes)]
 
     # Files
@@ -413,7 +407,12 @@ class MLPClassifier:
                 weight[...], bias[...] = arrays[f"weight_{i}"], arrays[f"bias_{i}"]
             loss_curve = arrays["loss_curve"]
             if loss_curve.dtype != np.float64 or loss_curve.ndim != 1:
-                raise ValueError(f"loss_curve: expected float64 of shape (n,), got {loss_curve!r}")
+                raise ValueError(
+                    "loss_curve: expected float64 of shape (n,), "
+                    f"got {loss_curve.dtype} of {loss_curve.shape}"
+                )
+            if not np.isfinite(loss_curve).all():
+                raise ValueError("loss_curve is not finite")
             classifier.loss_curve_ = loss_curve.tolist()
             classifier.n_iter_ = len(classifier.loss_curve_)
         except KeyError as error:
@@ -449,6 +448,20 @@ def _as_labels(values: Any, name: str = "y") -> np.ndarray:
     if y.dtype.kind not in "biuUS":
         raise TypeError(f"{name}: expected integers or strings, got {y.dtype}")
     return y
+
+
+def _encode(classes: np.ndarray, y: np.ndarray, n_rows: int) -> np.ndarray:
+    """The labels' positions in `classes`, which are sorted."""
+    _check_length(y, n_rows)
+    targets = np.searchsorted(classes, y)
+    np.minimum(targets, len(classes) - 1, out=targets)
+    unknown = classes[targets] != y
+    if np.any(unknown):
+        i = int(np.argmax(unknown))
+        raise ValueError(
+            f"y[{i}] is {y[i].item()!r}, which is none of the classes {classes.tolist()}"
+        )
+    return targets
 
 
 def _check_length(y: np.ndarray, n_rows: int) -> None:
