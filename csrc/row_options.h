@@ -20,7 +20,7 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
     const ptrdiff_t padded = (n + GROUP - 1) / GROUP * GROUP;
     const real scale = (real)call->logit_scale;
     const vreal softcap = splat((real)call->softcap);
-    const int has_cap = call->softcap != 0;
+    const int has_cap = call->softcap != 0, has_dense = is_dense(call) && !row->is_even;
     for (ptrdiff_t j = 0; j < padded; j += LANES) {
         vreal x = load_up_to(row->x + start, j, n, HIDDEN);
         if (row->where) {
@@ -39,7 +39,7 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
     vreal largest = splat(HIDDEN);
     for (ptrdiff_t j = 0; j < padded; j += LANES)
         largest = maximum(*(const vreal *)(block + j), largest); /* NaN is passed over */
-    for (ptrdiff_t j = 0; is_dense(call) && !row->is_even && j < padded; j += LANES) {
+    for (ptrdiff_t j = 0; has_dense && j < padded; j += LANES) {
         const ptrdiff_t left = n - j < LANES ? n - j : LANES;
         vreal probability = splat(0), class_weight = splat(1);
         if (row->probabilities && left == LANES)
@@ -111,10 +111,12 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     const vdouble others = splat_double(rows->others[r]), to_ps = splat_double(inverse);
     const double exact_slope = share_of(splat_double(rows->whole[r]), others, to_ps)[0];
     double exact_grad = rows->target_grad[r];
+    const int is_poly1 = call->loss == FASTCE_POLY1;
+    const ptrdiff_t top_at = input->top_at;
     ptrdiff_t exact_at = input->target;
     if (call->probabilities.data) {
         const int sure = rows->top[r] > rows->others[r];
-        exact_at = sure && call->loss != FASTCE_POLY1 ? input->top_at : -1;
+        exact_at = sure && !is_poly1 ? top_at : -1;
         if (exact_at >= 0)
             exact_grad
                 = scale * ((rows->mass[r] - dense[exact_at]) + (rows->pull[r] - rows->mass[r]))
@@ -124,36 +126,34 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     }
 
     for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
-        const vreal term = *(const vreal *)(scratch->terms + j);
-        const vreal p = term * to_p;
-        vreal grad_z = term * factor, slope = grad_z * ((real)1 - p);
+        const ptrdiff_t left = n_classes - j < LANES ? n_classes - j : LANES;
+        const vreal term = *(const vreal *)(scratch->terms + j), p = term * to_p;
+        vreal grad_z = term * factor;
         if (dense) {
             const vreal q = *(const vreal *)(dense + j);
             grad_z -= q * wide_scale;
-            if (call->loss == FASTCE_POLY1) grad_z -= q * p * cross;
+            if (is_poly1) grad_z -= q * p * cross;
         }
         if (exact_at >= j && exact_at < j + LANES)
             grad_z = with_lane(grad_z, exact_at - j, (real)exact_grad);
-        if (input->top_at >= j && input->top_at < j + LANES)
-            slope = with_lane(slope, input->top_at - j, (real)exact_slope * p[input->top_at - j]);
-        vreal hess_z = slope + p * p * square;
-        if (chain) {
-            const vreal c = *(const vreal *)(chain + j);
-            if (hess) {
+        const vreal c = chain ? *(const vreal *)(chain + j) : splat(1);
+        if (hess) {
+            vreal slope = term * factor * ((real)1 - p);
+            if (top_at >= j && top_at < j + LANES)
+                slope = with_lane(slope, top_at - j, (real)exact_slope * p[top_at - j]);
+            vreal hess_z = slope + p * p * square;
+            if (chain) {
                 vreal x = splat(0), unused;
-                for (ptrdiff_t l = 0; l < LANES && j + l < n_classes; l++)
-                    x[l] = get(input->x + j + l);
+                for (ptrdiff_t l = 0; l < left; l++) x[l] = get(input->x + j + l);
                 const vreal z = prepare_logits(x, (real)call->logit_scale, (real)softcap, &unused);
                 const vreal bent = z * (real)(1 / softcap) * c * (real)(-2 / softcap);
                 /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */
                 const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));
                 hess_z = hess_z * c * c + grad_z * curve;
             }
-            grad_z *= c;
+            put_vector(hess, as_real, j, left, hess_z * (real)call->logit_scale);
         }
-        const ptrdiff_t left = n_classes - j < LANES ? n_classes - j : LANES;
-        put_vector(grad, as_real, j, left, grad_z);
-        if (hess) put_vector(hess, as_real, j, left, hess_z * (real)call->logit_scale);
+        put_vector(grad, as_real, j, left, chain ? grad_z * c : grad_z);
     }
 }
 

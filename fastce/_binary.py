@@ -113,8 +113,9 @@ def binary_cross_entropy_with_grad(
     on_empty, n_threads
         As in `binary_cross_entropy`.
     out : array of the logits' shape, optional
-        The buffer for the gradient, of any float dtype and strides. May be `logits` itself, which
-        is then overwritten; any other overlap with an input is refused.
+        The buffer for the gradient, of any float dtype and strides, aligned and of native byte
+        order. May be `logits` itself, which is then overwritten; any other overlap with an input is
+        refused.
     upstream : float, or for ``reduction="none"`` an array of the logits' shape, optional
         Factor of the gradient: what the loss is multiplied by further on (the chain rule).
 

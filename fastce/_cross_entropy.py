@@ -152,8 +152,8 @@ def cross_entropy_with_grad(
         As in `cross_entropy`.
     out : array of the logits' shape, optional
         The buffer for the gradient, of any of the logits' dtypes, whatever theirs is, and of any
-        strides. May be `logits` itself, which is then overwritten; any other overlap with an input
-        is refused.
+        strides, but aligned and of native byte order. May be `logits` itself, which is then
+        overwritten; any other overlap with an input is refused.
     upstream : float, or for ``reduction="none"`` an array of the rows' shape, optional
         Factor of the gradient: what the loss is multiplied by further on (the chain rule).
 

@@ -25,7 +25,8 @@ def softmax(
     axis : int, default -1
         The class axis.
     out : array of the logits' shape, optional
-        The buffer for the result, of any of these dtypes; may be `logits` itself.
+        The buffer for the result, of any of these dtypes, aligned and of native byte order; may be
+        `logits` itself.
     n_threads : int, optional
         As in `cross_entropy`.
 
