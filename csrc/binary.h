@@ -257,11 +257,7 @@ static void compute_part(const fastce_binary_call *call, ptrdiff_t n, part_array
             }
             if (call->pos_weight.data) one *= doubles_at(part->pos_weight, k);
             if (has_weights(call)) {
-                /* Before what may be tiny itself, a large weight keeps its bits; a small one after it,
-                 * for the scale may be large. */
-                const vdouble weight = doubles_at(part->weight, k);
-                const vdouble large = select_double(weight > 1, weight, small);
-                small = select_double(weight > 1, small, weight);
+                const vdouble large = split_factor(doubles_at(part->weight, k), &small);
                 one *= large;
                 zero *= large;
                 scale *= small;

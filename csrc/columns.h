@@ -213,6 +213,19 @@ typedef struct {
     _Alignas(64) integer wanted[TILE]; /* targets as the arithmetic compares them, if at all */
 } tile_worker;
 
+/* The terms of those of DOUBLES rows whose factor is_extreme, in the tile or flat. */
+static void rescale_tile(tile_worker *worker, ptrdiff_t n_classes, ptrdiff_t i)
+{
+    for (ptrdiff_t r = i; r < i + DOUBLES; r++) {
+        if (!is_extreme(&worker->rows, r)) continue;
+        const double part = rescale_row(&worker->rows, r);
+        if (worker->is_flat)
+            rescale_terms(worker->flat.terms + r * n_classes, 1, n_classes, part);
+        else
+            rescale_terms(cell(worker->tile, n_classes, r, 0), LANES, n_classes, part);
+    }
+}
+
 /* Logits to the tile, through the options, with targets and weights.  Whatever a row holds that is not
  * there, it is not seen. */
 static void read_tile(const fastce_call *call, const row_run *run, tile_worker *worker)
@@ -314,14 +327,7 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
             }
         }
     for (ptrdiff_t i = 0; i < n && call->loss < FASTCE_SOFTMAX; i += DOUBLES)
-        for (ptrdiff_t r = i; may_be_extreme(rows, i) && r < i + DOUBLES; r++)
-            if (is_extreme(rows, r)) {
-                const double part = rescale_row(rows, r);
-                if (worker->is_flat)
-                    rescale_terms(worker->flat.terms + r * n_classes, 1, n_classes, part);
-                else
-                    rescale_terms(cell(tile, n_classes, r, 0), LANES, n_classes, part);
-            }
+        if (may_be_extreme(rows, i)) rescale_tile(worker, n_classes, i);
     /* where one class is all there is: 1, not what roundings make of it */
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_SOFTMAX; i++)
         if (rows->others[i] == 0) {

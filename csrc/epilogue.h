@@ -89,15 +89,24 @@ INLINE vdouble weighed(vdouble value, vdouble weight)
     return (vdouble)((vlong)(weight * value) & ~nothing);
 }
 
+/* x as the product of what is returned and small, one of which is 1: the large part of a factor is to meet what
+ * may be tiny first, and the small part last. */
+INLINE vdouble split_factor(vdouble x, vdouble *small)
+{
+    const vdouble one = splat_double(1);
+    const vlong is_large = (x > one) | (x < -one);
+    *small = select_double(is_large, one, x);
+    return select_double(is_large, x, one);
+}
+
 /* amount * part / total.  Terms are lifted: of doubles part / total may be subnormal where the product is
  * not, and so may amount / total. */
 INLINE vdouble share_of(vdouble amount, vdouble part, vdouble inverse)
 {
     if (WIDE > 1) return amount * (part * inverse);
-    const vdouble one = splat_double(1);
-    const vlong is_large = (amount > one) | (amount < -one);
-    return part * (inverse * select_double(is_large, amount, one))
-           * select_double(is_large, one, amount);
+    vdouble small;
+    const vdouble large = split_factor(amount, &small);
+    return part * (inverse * large) * small;
 }
 
 /* Whether the targets have a dense part. */

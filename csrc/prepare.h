@@ -1,5 +1,6 @@
-/* What options do to logits, a vector at a time, on their way into the loops of terms: masks, scale and cap; and
- * the dense part of the target distribution.  Where a whole block or tile goes through them is elsewhere. */
+/* What options do to logits, a vector at a time, on their way into the loops of terms: masks and scale; and the
+ * dense part of the target distribution.  A cap is in exp_log.h; where a whole block or tile goes through them is
+ * elsewhere. */
 #ifndef FASTCE_PREPARE_H
 #define FASTCE_PREPARE_H
 
@@ -28,17 +29,6 @@ INLINE vreal change_logits(const int change, vreal x, const char *seen, real sca
 {
     if (change == MASKED_AND_SCALED) x = select_seen(seen, x, splat(HIDDEN));
     return change ? as_rounded(x * scale) : x;
-}
-
-/* A vector of logits made into what the softmax sees; chain gets d z / d x without the scale.  softcap is 0 where
- * there is none; -inf stays -inf, for the scale is positive. */
-INLINE vreal prepare_logits(vreal x, real scale, real softcap, vreal *chain)
-{
-    vreal u;
-    *chain = splat(1);
-    if (softcap == 0) return x * scale;
-    const vreal difference = begin_cap(x * scale, splat(softcap), &u);
-    return end_cap(difference, u, splat(softcap), chain);
 }
 
 /* q for logits z: class_weight * ((1 - smoothing) * probability + spread), where spread, smoothing

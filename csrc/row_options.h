@@ -143,9 +143,11 @@ static void write_row(const fastce_call *call, const row_input *input, const row
                 slope = with_lane(slope, top_at - j, (real)exact_slope * p[top_at - j]);
             vreal hess_z = slope + p * p * square;
             if (chain) {
-                vreal x = splat(0), unused;
+                const vreal cap = splat((real)softcap);
+                vreal x = splat(0), u, unused;
                 for (ptrdiff_t l = 0; l < left; l++) x[l] = get(input->x + j + l);
-                const vreal z = prepare_logits(x, (real)call->logit_scale, (real)softcap, &unused);
+                const vreal difference = begin_cap(x * (real)call->logit_scale, cap, &u);
+                const vreal z = end_cap(difference, u, cap, &unused);
                 const vreal bent = z * (real)(1 / softcap) * c * (real)(-2 / softcap);
                 /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */
                 const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));

@@ -52,8 +52,8 @@ static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
     return sum_of_lanes(&sum, 0);
 }
 
-/* A hidden class takes a row of even smoothing out of the linear ones. */
-INLINE int is_linear_row(const fastce_call *call, const row_input *input)
+/* A hidden class takes a row of even smoothing out of these. */
+INLINE int is_product_row(const fastce_call *call, const row_input *input)
 {
     return is_product(call) && (input->is_even || !is_dense(call));
 }
@@ -88,14 +88,14 @@ INLINE ptrdiff_t batch_rows(const fastce_call *call)
     return n < 1 ? 1 : n > TILE ? TILE : n;
 }
 
-/* The target's term, where something is made of it, with the same bits whether terms are kept or not. */
+/* The target's term, where something is made of it, with the same bits whether it is among terms or not. */
 INLINE double term_of_target(const fastce_call *call, const real *terms, double target_logit,
                              int64_t target, const reference *ref)
 {
     if (terms) return terms[target];
+    if (call->loss == FASTCE_CROSS_ENTROPY && !needs_terms(call)) return 0;
     const vreference vref = spread(splat(ref->power));
-    return call->loss == FASTCE_CROSS_ENTROPY ? 0
-                                              : exp_term((real)target_logit - ref->shift, &vref);
+    return exp_term((real)target_logit - ref->shift, &vref);
 }
 
 /* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row.  guess
@@ -107,7 +107,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
     const int dense = is_dense(call) && !input->is_even;
-    const int needs_top = !is_linear_row(call, input);
+    const int needs_top = !is_product_row(call, input);
     const int has_slopes = call->softcap != 0 && !scratch->chain;
     const pending_row nothing = {.grad = NULL};
     real *terms = scratch->terms;
@@ -196,9 +196,8 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     rows->power[r] = ref.power;
     rows->target_logit[r] = target_logit;
     rows->others[r] = sum_of_lanes(&total, 0) + others;
-    rows->target_term[r] = has_slopes && keep_terms
-                               ? exp_term((real)target_logit - ref.shift, &vref)
-                               : term_of_target(call, terms, target_logit, target, &ref);
+    rows->target_term[r]
+        = term_of_target(call, has_slopes ? NULL : terms, target_logit, target, &ref);
     if (dense) {
         rows->mass[r] = total_of(&mass);
         rows->gap[r] = total_of(&gap);
@@ -305,7 +304,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     if (!grad) return;
     if (call->loss < FASTCE_SOFTMAX && is_extreme(rows, r))
         rescale_terms(scratch.terms, 1, n_classes, rescale_row(rows, r));
-    if (!is_linear_row(call, input)) {
+    if (!is_product_row(call, input)) {
         write_row(call, input, &scratch, rows, r, as_real, grad, hess);
         return;
     }

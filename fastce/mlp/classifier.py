@@ -159,15 +159,19 @@ class MLPClassifier:
         X, y = _as_inputs(X), _as_labels(y)
         if not hasattr(self, "classes_"):
             found = np.unique(y if classes is None else _as_labels(classes, "classes"))
-            _encode(found, y, len(X))
+            targets = _encode(found, y, len(X))
             self._begin(X.shape[1], found)
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"classes: expected those of the first call, {self.classes_.tolist()}")
-        self._check_parameters()
-        if len(self._moments) != N_MOMENTS[self.solver]:
-            raise ValueError(f"solver: expected that of the first call, got {self.solver!r}")
-        self._check_features(X)
-        self._train_epoch(X, _encode(self.classes_, y, len(X)))
+        else:
+            if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                raise ValueError(
+                    f"classes: expected those of the first call, {self.classes_.tolist()}"
+                )
+            self._check_parameters()
+            if len(self._moments) != N_MOMENTS[self.solver]:
+                raise ValueError(f"solver: expected that of the first call, got {self.solver!r}")
+            self._check_features(X)
+            targets = _encode(self.classes_, y, len(X))
+        self._train_epoch(X, targets)
         return self
 
     def _begin(self, n_features: int, classes: np.ndarray) -> None:
