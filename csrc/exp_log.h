@@ -110,22 +110,18 @@ INLINE vreference spread(vreal power)
 INLINE vreal expm1_reduced(vreal r)
 {
 #if !defined(FASTCE_f64)
-    vreal p = r * 0x1.6a23cap-10f + 0x1.123a1fp-7f;
-    p = p * r + 0x1.5558f3p-5f;
-    p = p * r + 0x1.555492p-3f;
-    p = p * r + 0x1.fffffcp-2f;
+    const vreal z = r * r;
+    vreal p = z * 0x1.6a23cap-10f + (r * 0x1.123a1fp-7f + 0x1.5558f3p-5f);
+    p = p * z + (r * 0x1.555492p-3f + 0x1.fffffcp-2f);
 #else
+    const vreal z = r * r;
     vreal p = r * 0x1.ad7f3b22740dcp-26 + 0x1.28ad9b7868661p-22;
-    p = p * r + 0x1.71df25b516d4cp-19;
-    p = p * r + 0x1.a01999e274b14p-16;
-    p = p * r + 0x1.a01a012a0e7e8p-13;
-    p = p * r + 0x1.6c16c18438a89p-10;
-    p = p * r + 0x1.1111111127d10p-7;
-    p = p * r + 0x1.555555555083fp-5;
-    p = p * r + 0x1.55555555554f9p-3;
-    p = p * r + 0x1.000000000000ap-1;
+    p = p * z + (r * 0x1.71df25b516d4cp-19 + 0x1.a01999e274b14p-16);
+    p = p * z + (r * 0x1.a01a012a0e7e8p-13 + 0x1.6c16c18438a89p-10);
+    p = p * z + (r * 0x1.1111111127d10p-7 + 0x1.555555555083fp-5);
+    p = p * z + (r * 0x1.55555555554f9p-3 + 0x1.000000000000ap-1);
 #endif
-    return p * (r * r) + r;
+    return p * z + r;
 }
 
 /* The same for doubles; float rows need less of it: relative error of e^r 2^-28.2, a 16th of the
@@ -133,11 +129,10 @@ INLINE vreal expm1_reduced(vreal r)
 INLINE vdouble expm1_reduced_double(vdouble r)
 {
 #if !defined(FASTCE_f64)
-    vdouble p = r * 0x1.6a23f1474fbefp-10 + 0x1.123a0ac624cefp-7;
-    p = p * r + 0x1.5558f276d863fp-5;
-    p = p * r + 0x1.5554911f34269p-3;
-    p = p * r + 0x1.fffffb988f250p-2;
-    return p * (r * r) + r;
+    const vdouble z = r * r;
+    vdouble p = z * 0x1.6a23f1474fbefp-10 + (r * 0x1.123a0ac624cefp-7 + 0x1.5558f276d863fp-5);
+    p = p * z + (r * 0x1.5554911f34269p-3 + 0x1.fffffb988f250p-2);
+    return p * z + r;
 #else
     return expm1_reduced(r);
 #endif
