@@ -217,6 +217,10 @@ INLINE velem to_elems(vreal v)
     const vbits bits = (vbits)v;
 #if defined(FASTCE_bf16)
     const vbits half = (bits + ((0x7fff + ((bits >> 16) & 1)) & (vbits)(v == v))) >> 16;
+#if defined(__AVX2__) /* gcc 12 takes six instructions: 1.08 of a long row's time */
+    return (velem)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)half),
+                                   _mm256_extracti128_si256((__m256i)half, 1));
+#endif
 #else
     const vbits magnitude = bits & 0x7fffffff;
     const vbits is_nan = (vbits)((vinteger)magnitude > 0x7f800000);
