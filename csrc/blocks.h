@@ -39,6 +39,29 @@ INLINE void add_group(wide_exact_sum *total, const real *x)
     }
 }
 
+/* The sum of n doubles in memory, whole groups, none above most.  Sums that start at a power of two no smaller than
+ * any of them make what an addition loses known after two operations more, not five: 0.95 of the time. */
+INLINE void add_block(wide_exact_sum *total, const real *x, ptrdiff_t n, double most)
+{
+#if defined(FASTCE_f64)
+    const double start = 2 * power_below(most);
+    vdouble sum[2] = {splat_double(start), splat_double(start)};
+    vdouble lost[2] = {splat_double(0), splat_double(0)};
+    for (ptrdiff_t j = 0; j < n; j += 2 * LANES)
+        for (int i = 0; i < 2; i++) {
+            const vdouble term = *(const vreal *)(x + j + i * LANES), next = sum[i] + term;
+            lost[i] += term - (next - sum[i]);
+            sum[i] = next;
+        }
+    for (int i = 0; i < 2; i++) {
+        add_wide(total, sum[i] - start);
+        total->lost += lost[i];
+    }
+#else
+    (void)total, (void)x, (void)n, (void)most;
+#endif
+}
+
 /* All lanes of a sum, less a term that is one of them.  Doubles have no bits to spare: three roundings here
  * would take a confident row's loss past its 4 ulp. */
 INLINE double sum_of_lanes(const wide_exact_sum *total, double less)
@@ -248,15 +271,16 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         }
         for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
         /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
-         * chain of term, conversion and sum is long: 0.95 of the time; of doubles 1.02. */
-        if (WIDE == 1)
-            for (int i = 0; i < 4; i++) add_vector(&sum, e[i]);
-        else if (j)
-            add_group(&sum, to + j - GROUP);
+         * chain of term, conversion and sum is long: 0.95 of the time. */
+        if (WIDE > 1 && j) add_group(&sum, to + j - GROUP);
     }
-    if (WIDE > 1) add_group(&sum, to + (n - 1) / GROUP * GROUP);
+    const real largest = largest_lane(max);
+    if (WIDE > 1)
+        add_group(&sum, to + (n - 1) / GROUP * GROUP);
+    else
+        add_block(&sum, to, n, exp_term(largest, ref));
     *total = sum;
-    return largest_lane(max);
+    return largest;
 }
 
 /* Whether masks and scale are met in the loop of terms (in a block beforehand: 1.3 times as long). */

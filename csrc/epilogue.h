@@ -213,16 +213,23 @@ INLINE int may_be_extreme(const row_tile *rows, ptrdiff_t i)
     return any((vinteger)((size < LEAST_FACTOR) | (size > MOST_FACTOR)));
 }
 
+/* The power of two next below x, which is not negative; 0 of what is not normal, inf of inf. */
+INLINE double power_below(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= (uint64_t)0x7ff << 52;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
 /* Divides what a row has but its terms by the power of two; returns what the terms are to be multiplied by,
  * in double. */
 INLINE double rescale_row(row_tile *rows, ptrdiff_t r)
 {
     const double size = __builtin_fabs(rows->factor[r]);
-    double power = size > MOST_FACTOR && size - size == 0 ? MOST_FACTOR / size : rows->top[r];
-    uint64_t bits;
-    memcpy(&bits, &power, sizeof bits);
-    bits &= (uint64_t)0x7ff << 52;
-    memcpy(&power, &bits, sizeof bits);
+    const double power
+        = power_below(size > MOST_FACTOR && size - size == 0 ? MOST_FACTOR / size : rows->top[r]);
     rows->top[r] /= power;
     rows->others[r] /= power;
     rows->factor[r] = rows->whole[r] / (rows->top[r] + rows->others[r]);
