@@ -103,7 +103,7 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
 /* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the formulas
  * are in row_options.h, write_row. */
 INLINE void column_options(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
-                           const integer *targets, const row_tile *rows)
+                           const integer *labels, const row_tile *rows)
 {
     const ptrdiff_t n_classes = call->n_classes;
     vreal *terms = group_of(tile, n_classes, i), *hess = group_of(more->hess, n_classes, i);
@@ -112,7 +112,7 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     const vreal *logits = group_of(more->logits, n_classes, i);
     const int soft = call->probabilities.data != NULL, dense = is_dense(call);
     const vreal max = narrow(rows->max + i);
-    vinteger top_at = splat_integer(n_classes - 1), exact_at = *(const vinteger *)(targets + i);
+    vinteger top_at = splat_integer(n_classes - 1), exact_at = *(const vinteger *)(labels + i);
     for (ptrdiff_t j = n_classes - 1; j-- > 0;)
         top_at = (vinteger)select_real(logits[j] == max, (vreal)splat_integer(j), (vreal)top_at);
     _Alignas(64) double inverse[LANES], slope_of_top[LANES], square[LANES], exact[LANES],

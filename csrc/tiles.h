@@ -31,9 +31,14 @@ INLINE vreal *group_of(real *tile, ptrdiff_t n_classes, ptrdiff_t row)
     return (vreal *)tile + row / LANES * ((n_classes + LANES - 1) / LANES * LANES);
 }
 
+INLINE real *lane_at(vreal *group, ptrdiff_t j, ptrdiff_t lane)
+{
+    return (real *)(group + j) + lane;
+}
+
 INLINE real *cell(real *tile, ptrdiff_t n_classes, ptrdiff_t row, ptrdiff_t j)
 {
-    return (real *)(group_of(tile, n_classes, row) + j) + row % LANES;
+    return lane_at(group_of(tile, n_classes, row), j, row % LANES);
 }
 
 /* LANES rows of contiguous classes to columns, and back, a few classes at a time.  In come as many as a
