@@ -189,9 +189,13 @@ cdef object _kind_name(object array):
     return f"an array of {array.dtype}"
 
 
+cdef int _bfloat16_kind = -1
+
+
 cdef int _elem_of(cnp.ndarray array) except -2:
     """Which of csrc/fastce.h's dtypes array has; -1: none. bfloat16 is ml_dtypes', whose number
-    NumPy gives out at run time, so it is known by its name."""
+    NumPy gives out at run time, so it is known by its name: asked for once, for that takes 2 us."""
+    global _bfloat16_kind
     cdef int kind = cnp.PyArray_TYPE(array)  # user-defined dtypes start at 256
     if kind == cnp.NPY_FLOAT32:
         return FASTCE_F32
@@ -199,9 +203,9 @@ cdef int _elem_of(cnp.ndarray array) except -2:
         return FASTCE_F64
     if kind == cnp.NPY_FLOAT16:
         return FASTCE_F16
-    if kind >= 256 and (<object>array).dtype.name == "bfloat16":
-        return FASTCE_BF16
-    return -1
+    if kind >= 256 and kind != _bfloat16_kind and (<object>array).dtype.name == "bfloat16":
+        _bfloat16_kind = kind
+    return FASTCE_BF16 if kind >= 256 and kind == _bfloat16_kind else -1
 
 
 cdef object _as_array(object values, str name, str what="an array of numbers"):
@@ -522,7 +526,7 @@ cdef inline object _scalar(double value, int elem):
 
 
 cdef cnp.ndarray _empty_like(cnp.ndarray array):
-    if cnp.PyArray_IS_C_CONTIGUOUS(array) and _elem_of(array) != FASTCE_BF16:
+    if cnp.PyArray_IS_C_CONTIGUOUS(array):
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array),
                                  cnp.PyArray_TYPE(array), 0)
     return np.empty_like(array, subok=False)
