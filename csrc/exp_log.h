@@ -224,21 +224,30 @@ INLINE real exp_term(real d, const vreference *ref)
     return exp_terms(all, ref)[0];
 }
 
-/* exp(d) * 2^(BIAS - power) * KAPPA in double, for d of any size; NaN or inf give anything. */
-INLINE vdouble exact_terms(vdouble d, vdouble power)
+/* exp(d) * 2^(BIAS - power) * KAPPA in double, for a result that is a normal double; NaN or inf give anything. */
+INLINE vdouble normal_terms(vdouble d, vdouble power)
 {
 #if HAS_TABLE && defined(FASTCE_f64) /* the same bits as a term's */
     const vreference ref = spread(power);
     return exp_terms(d, &ref);
 #else
     const vdouble magic = splat_double(0x1.8p52);
-    const vdouble least = (power - (1022.0 + BIAS)) * LN2_DOUBLE_HIGH;
-    const vdouble x = select_double(d < least, least, d);
-    const vdouble n = (x * LOG2_E + magic) - magic;
-    const vdouble r = (x - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
+    const vdouble n = (d * LOG2_E + magic) - magic;
+    const vdouble r = (d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
     const vdouble biased = (n - power) + (magic + (1023 + BIAS));
-    const vdouble e = (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)biased << 52) * KAPPA;
-    return (vdouble)((vlong)e & ~(d < least));
+    return (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)biased << 52) * KAPPA;
+#endif
+}
+
+/* The same for d of any size. */
+INLINE vdouble exact_terms(vdouble d, vdouble power)
+{
+#if HAS_TABLE && defined(FASTCE_f64)
+    return normal_terms(d, power);
+#else
+    const vdouble least = (power - (1022.0 + BIAS)) * LN2_DOUBLE_HIGH;
+    const vlong is_less = d < least;
+    return (vdouble)((vlong)normal_terms(select_double(is_less, least, d), power) & ~is_less);
 #endif
 }
 
@@ -264,7 +273,7 @@ INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops
     for (int w = 0; w < WIDE; w++) tops[w] = widen(part, w) * widen(scale, w) + widen(scale, w);
     (void)power;
 #else
-    for (int w = 0; w < WIDE; w++) tops[w] = exact_terms(widen(d, w), widen(power, w));
+    for (int w = 0; w < WIDE; w++) tops[w] = normal_terms(widen(d, w), widen(power, w));
     (void)ref;
 #endif
 }

@@ -395,7 +395,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         if (!call->targets.data) rows->target_logit[r] = rows->max[r]; /* there is none */
     }
     for (ptrdiff_t r = 0; r < n; r += DOUBLES)
-        *(vdouble *)(rows->top + r) = exact_terms(
+        *(vdouble *)(rows->top + r) = normal_terms(
             doubles_at(rows->max, r) - doubles_at(rows->shift, r), doubles_at(rows->power, r));
     for (ptrdiff_t r = 0; r < n; r++) {
         const row_scratch scratch = scratch_of(call, worker, r);
