@@ -56,18 +56,20 @@ INLINE int is_linear(const fastce_call *call)
     return call->softcap == 0 && is_product(call);
 }
 
-/* Adds q to mass and q (max - z) to gap, for one part of each vector. */
+/* Adds q to mass and q (max - z) to gap, for one part of each vector.  Floats leave doubles 29 bits to spare, unless
+ * probabilities are negative. */
 INLINE void add_gap(vreal q, vreal z, vdouble max, int part, wide_exact_sum *mass,
                     wide_exact_sum *gap)
 {
     const vdouble wide_q = widen(q, part);
     const vdouble distance = (max - widen(z, part)) * wide_q;
     const vdouble part_of_gap = (vdouble)((vlong)distance & (wide_q != 0)); /* 0 * inf = 0 */
-    add_wide(mass, wide_q);
 #if defined(FASTCE_f64)
+    add_wide(mass, wide_q);
     add_wide(gap, part_of_gap);
 #else
-    gap->sum += part_of_gap; /* 29 bits to spare, unless probabilities are negative */
+    mass->sum += wide_q;
+    gap->sum += part_of_gap;
 #endif
 }
 

@@ -21,8 +21,19 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
     const real scale = (real)call->logit_scale;
     const vreal softcap = splat((real)call->softcap);
     const int has_cap = call->softcap != 0, has_dense = is_dense(call) && !row->is_even;
-    for (ptrdiff_t j = 0; j < padded; j += LANES) {
-        vreal x = load_up_to(row->x + start, j, n, HIDDEN);
+    const int is_as_given = row->probabilities && !call->class_weight && call->smoothing == 0;
+    vreal largest = splat(HIDDEN);
+    const elem *from = row->x + start;
+    const ptrdiff_t whole = row->where ? 0 : n / LANES * LANES;
+    for (ptrdiff_t j = 0; j < whole && !has_cap; j += LANES) {
+        const vreal x = load(from + j) * scale;
+        *(vreal *)(block + j) = x;
+        largest = maximum(x, largest); /* NaN is passed over */
+    }
+    for (ptrdiff_t j = 0; j < whole && has_cap; j += LANES)
+        *(vreal *)(block + j) = begin_cap(load(from + j) * scale, softcap, (vreal *)(chain + j));
+    for (ptrdiff_t j = whole; j < padded; j += LANES) {
+        vreal x = load_up_to(from, j, n, HIDDEN);
         if (row->where) {
             char seen[LANES] = {0};
             for (ptrdiff_t l = 0; l < LANES && j + l < n; l++)
@@ -31,15 +42,18 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
         }
         x *= scale;
         *(vreal *)(block + j) = has_cap ? begin_cap(x, softcap, (vreal *)(chain + j)) : x;
+        if (!has_cap) largest = maximum(x, largest);
     }
-    for (ptrdiff_t j = 0; has_cap && j < padded; j += LANES) {
+    for (ptrdiff_t j = 0; j < padded && has_cap; j += LANES) {
         vreal *const c = (vreal *)(chain + j), *const z = (vreal *)(block + j);
         *z = end_cap(*z, *c, softcap, c);
+        largest = maximum(*z, largest);
     }
-    vreal largest = splat(HIDDEN);
-    for (ptrdiff_t j = 0; j < padded; j += LANES)
-        largest = maximum(*(const vreal *)(block + j), largest); /* NaN is passed over */
-    for (ptrdiff_t j = 0; has_dense && j < padded; j += LANES) {
+    if (is_as_given) {
+        memcpy(row_dense + start, row->probabilities + start, (size_t)n * sizeof(real));
+        memset(row_dense + start + n, 0, (size_t)(padded - n) * sizeof(real));
+    }
+    for (ptrdiff_t j = 0; has_dense && !is_as_given && j < padded; j += LANES) {
         const ptrdiff_t left = n - j < LANES ? n - j : LANES;
         vreal probability = splat(0), class_weight = splat(1);
         if (row->probabilities && left == LANES)
