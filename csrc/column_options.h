@@ -22,24 +22,30 @@ static void mask_tile(const fastce_array *where, ptrdiff_t first, ptrdiff_t n, p
                 = from[j * where->class_stride] ? *cell(tile, n_classes, i, j) : HIDDEN;
 }
 
-/* The probabilities of class j of LANES rows; zeros from lane n on. */
-INLINE vreal probabilities_at(const fastce_array *q, ptrdiff_t row, ptrdiff_t n, ptrdiff_t j)
+/* The probabilities of rows first .. first + n, which are reals, to a tile; zeros in the lanes beyond n. */
+static void load_probability_tile(const fastce_array *q, ptrdiff_t first, ptrdiff_t n,
+                                  ptrdiff_t n_ahead, ptrdiff_t n_classes, real *tile)
 {
-    const char *from = q->data + row * q->row_stride + j * q->class_stride;
-    _Alignas(64) real lanes[LANES];
-    for (ptrdiff_t l = 0; l < LANES; l++)
-        lanes[l] = l < n ? *(const real *)(from + l * q->row_stride) : 0;
-    return *(const vreal *)lanes;
+    if (ELEM_IS_REAL) {
+        load_tile(q, first, n, n_ahead, n_classes, tile);
+        return;
+    }
+    const char *from = q->data + first * q->row_stride;
+    for (ptrdiff_t i = 0; i < (n + LANES - 1) / LANES * LANES; i++, from += q->row_stride)
+        for (ptrdiff_t j = 0; j < n_classes; j++)
+            *cell(tile, n_classes, i, j) = i < n ? *(const real *)(from + j * q->class_stride) : 0;
 }
 
 /* Logits of rows first .. first + n through scale and cap; where more is asked for, dense gets q. */
 static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
-                         real *tile, option_tiles *more)
+                         ptrdiff_t n_ahead, real *tile, option_tiles *more)
 {
     const ptrdiff_t n_classes = call->n_classes;
     const real scale = (real)call->logit_scale;
     const vreal softcap = splat((real)call->softcap);
     const int has_cap = call->softcap != 0;
+    if (run->probabilities.data)
+        load_probability_tile(&run->probabilities, first, n, n_ahead, n_classes, more->dense);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         vreal *group = group_of(tile, n_classes, i);
         if (!more) {
@@ -63,10 +69,7 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
         for (int w = 0; w < WIDE; w++)
             *(vdouble *)(spread + w * DOUBLES) = call->smoothing / widen(seen, w);
         for (ptrdiff_t j = 0; is_dense(call) && j < n_classes; j++) {
-            const vreal probability
-                = run->probabilities.data
-                      ? probabilities_at(&run->probabilities, first + i, n - i, j)
-                      : splat(0);
+            const vreal probability = run->probabilities.data ? dense[j] : splat(0);
             const double class_weight = call->class_weight ? call->class_weight[j] : 1;
             dense[j] = dense_part(call, logits[j], probability, narrow(spread),
                                   splat((real)class_weight));
@@ -92,11 +95,9 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
             add_wide(&missed, widen(dense[j], w)
                                   * select_double(widen(logits[j], w) == max, others,
                                                   all - widen(terms[j], w)));
-        for (int l = 0; l < DOUBLES; l++) {
-            rows->mass[lane + l] = result(mass.sum[l], mass.lost[l]);
-            rows->gap[lane + l] = result(gap.sum[l], gap.lost[l]);
-            rows->missed[lane + l] = result(missed.sum[l], missed.lost[l]);
-        }
+        *(vdouble *)(rows->mass + lane) = results_of(&mass);
+        *(vdouble *)(rows->gap + lane) = results_of(&gap);
+        *(vdouble *)(rows->missed + lane) = results_of(&missed);
     }
 }
 

@@ -246,7 +246,8 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
         targets[i] = -1;
         rows->weight[i] = 0;
     }
-    if (more || call->logit_scale != 1) prepare_tile(call, run, first, n, tile, more);
+    if (more || call->logit_scale != 1)
+        prepare_tile(call, run, first, n, worker->n_ahead, tile, more);
     for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
         for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++) {
             *cell(tile, n_classes, i, j) = 0;

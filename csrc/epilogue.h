@@ -273,6 +273,12 @@ INLINE double result(double sum, double lost)
     return sum - sum == 0 ? sum + lost : sum;
 }
 
+INLINE vdouble results_of(const wide_exact_sum *total)
+{
+    const vlong is_finite = total->sum - total->sum == 0;
+    return select_double(is_finite, total->sum + total->lost, total->sum);
+}
+
 INLINE exact_sum sum_of(const wide_exact_sum *total)
 {
     exact_sum all = {0, 0};
