@@ -268,8 +268,8 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         for (int i = 0; i < 4; i++) {
             max = maximum(v[i], max); /* NaN is passed over */
             e[i] = exp_terms(v[i], ref);
+            *(vreal *)(to + j + i * LANES) = e[i];
         }
-        for (int i = 0; i < 4; i++) *(vreal *)(to + j + i * LANES) = e[i];
         /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
          * chain of term, conversion and sum is long: 0.95 of the time. */
         if (WIDE > 1 && j) add_group(&sum, to + j - GROUP);
