@@ -273,6 +273,7 @@ INLINE double result(double sum, double lost)
     return sum - sum == 0 ? sum + lost : sum;
 }
 
+/* The same of lanes. */
 INLINE vdouble results_of(const wide_exact_sum *total)
 {
     const vlong is_finite = total->sum - total->sum == 0;

@@ -31,6 +31,7 @@ INLINE vreal *group_of(real *tile, ptrdiff_t n_classes, ptrdiff_t row)
     return (vreal *)tile + row / LANES * ((n_classes + LANES - 1) / LANES * LANES);
 }
 
+/* Class j of one of a group's rows. */
 INLINE real *lane_at(vreal *group, ptrdiff_t j, ptrdiff_t lane)
 {
     return (real *)(group + j) + lane;
