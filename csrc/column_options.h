@@ -127,7 +127,8 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
         *(vdouble *)(slope_of_top + w * DOUBLES)
             = share_of(doubles_at(rows->whole, i + w * DOUBLES), others, to_ps);
         *(vdouble *)(square + w * DOUBLES)
-            = doubles_at(rows->scale, i + w * DOUBLES) * (2 * call->z_loss);
+            = call->z_loss != 0 ? doubles_at(rows->scale, i + w * DOUBLES) * (2 * call->z_loss)
+                                : splat_double(0);
     }
     if (soft) /* the top, where the row is sure of it */
         exact_at

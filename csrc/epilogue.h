@@ -175,9 +175,12 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
         }
         const vdouble scale = sample_weight * doubles_at(rows->upstream, i)
                               * (call->grad_scale * call->logit_scale);
-        const vdouble pushed = scale * weight * slope, whole = pushed + scale * pull;
-        vdouble target_grad = splat_double(0);
-        if (dense || call->z_loss != 0) target_grad = share_of(scale * pull, target_term, inverse);
+        const vdouble pushed = scale * weight * slope;
+        vdouble whole = pushed, target_grad = splat_double(0);
+        if (dense || call->z_loss != 0) { /* or a scale of inf would meet 0 */
+            whole += scale * pull;
+            target_grad = share_of(scale * pull, target_term, inverse);
+        }
         if (dense) *(vdouble *)(rows->pull + i) = pull;
 
         *(vdouble *)(rows->loss + i) = sample_weight * loss;

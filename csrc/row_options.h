@@ -116,7 +116,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
     const double scale = rows->scale[r], softcap = call->softcap;
     const vreal factor = splat((real)rows->factor[r]), wide_scale = splat((real)scale);
     const vreal cross = splat((real)(scale * call->alpha)), to_p = splat((real)inverse);
-    const vreal square = splat((real)(2 * call->z_loss * scale));
+    const vreal square = splat(call->z_loss != 0 ? (real)(2 * call->z_loss * scale) : 0);
     const real *dense = is_dense(call) ? scratch->dense : NULL;
     const real *chain = softcap != 0 ? scratch->chain : NULL;
 

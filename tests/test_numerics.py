@@ -246,6 +246,31 @@ def test_a_class_weight_of_any_size_leaves_a_robust_loss_its_gradient(
 
 
 @dtypes
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 120])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cross_entropy",
+        "focal_loss",
+        "generalized_cross_entropy",
+        "symmetric_cross_entropy",
+        "poly1_loss",
+    ],
+)
+def test_an_infinite_factor_makes_infinite_gradients(name, n_classes, dtype, isa):
+    x = np.linspace(0, 2, 9 * n_classes, dtype=dtype).reshape(9, n_classes)
+    y = np.arange(9) % n_classes
+    expected = np.full(x.shape, np.inf)
+    expected[np.arange(9), y] = -np.inf
+    options = {"reduction": "none", "upstream": np.inf}
+    _, grad = getattr(fastce, f"{name}_with_grad")(x, y, **options)
+    np.testing.assert_array_equal(grad, expected)
+    if name == "cross_entropy":
+        _, _, hess = fastce.cross_entropy_with_grad_hess(x, y, **options)
+        np.testing.assert_array_equal(hess, np.inf)
+
+
+@dtypes
 @pytest.mark.parametrize("offset", [-1875, -125, 0, 125, 250, 2000])
 def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
     """What came blocks before is brought down by more than a double's range, but still is in it."""
