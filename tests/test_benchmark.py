@@ -118,6 +118,7 @@ def test_raising_peer_is_skipped(monkeypatch, capsys) -> None:
         (["--shapes", "64x10,"], "--shapes"),
         (["--shapes", "999999999x999999999"], "--shapes"),
         (["--peers", "abacus"], "--peers"),
+        (["--peers", "none,numpy"], "'none,numpy'"),
         (["--peers", "numpy,\nnumpy"], "--peers"),
         (["--threads", "0"], "--threads"),
         (["--threads", "two"], "--threads"),

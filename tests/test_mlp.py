@@ -326,6 +326,35 @@ def test_labels_of_any_kind(task, names):
     assert clf.score(X, y.astype(object)) == clf.score(X, y)
 
 
+def test_labels_beyond_the_integers_of_a_double_are_told_apart(task):
+    """NumPy compares int64 with uint64 as float64."""
+    X, y = task
+    y = y + 2**60
+    clf = MLPClassifier(8, max_iter=30, learning_rate_init=0.02).fit(X, y)
+    unsigned = y.astype(np.uint64)
+    assert clf.evaluate(X, unsigned).accuracy == clf.score(X, y) > 0.9
+    assert clf.partial_fit(X, unsigned).classes_.tolist() == np.unique(y).tolist()
+    with pytest.raises(ValueError, match=r"y\[0\] is 1152921504606846979, which is none"):
+        clf.evaluate(X[:1], np.array([2**60 + 3], np.uint64))
+
+
+def test_strings_of_any_length_are_labels(task):
+    X, y = task
+    names = ["no", "perhaps", "yes"]
+    y = np.array(names, np.dtypes.StringDType())[y]
+    assert MLPClassifier(8, max_iter=1).fit(X, y).classes_.tolist() == names
+
+
+def test_parameters_can_be_set_and_shown():
+    clf = MLPClassifier()
+    assert repr(clf) == "MLPClassifier()"
+    assert clf.set_params(max_iter=3, hidden_layer_sizes=np.array([4, 5])) is clf
+    assert repr(clf) == "MLPClassifier(hidden_layer_sizes=array([4, 5]), max_iter=3)"
+    with pytest.raises(ValueError, match=r"^epochs: expected one of hidden_layer_sizes, solver"):
+        clf.set_params(max_iter=7, epochs=3)
+    assert clf.max_iter == 3
+
+
 def test_partial_fit_may_bring_classes_later(task):
     X, y = task
     clf = MLPClassifier(8).partial_fit(X[:30], y[:30], classes=[0, 1, 2])

@@ -92,6 +92,12 @@ def test_bad_files_are_named(tmp_path, rng, position, file, message):
     assert str(error.value).startswith(f"{tmp_path / NAMES[position]}: ")
 
 
+@pytest.mark.parametrize(("path", "error"), [(3, TypeError), ("a\0", ValueError)])
+def test_what_names_no_folder_is_refused(path, error):
+    with pytest.raises(error, match=r"^path: expected a folder, got "):
+        load_mnist(path)
+
+
 def test_empty_sets_are_refused(tmp_path, rng):
     write_set(tmp_path, [a[:0] for a in make_set(rng)])
     with pytest.raises(ValueError, match=r"expected images, .* of .0, 7, 5."):

@@ -115,7 +115,7 @@ def _peers(names: str | None) -> list[Peer] | None:
     for name in chosen:
         if name not in known:
             raise UsageError(
-                f"argument --peers: expected none or some of {','.join(known)}, got {name!r}"
+                f"argument --peers: expected none, or some of {','.join(known)}, got {names!r}"
             )
         if not known[name].installed:
             raise UsageError(

@@ -118,6 +118,25 @@ class MLPClassifier:
         """The constructor's arguments, as scikit-learn's clone() asks for them."""
         return {name: getattr(self, name) for name in inspect.signature(MLPClassifier).parameters}
 
+    def set_params(self, **params: Any) -> MLPClassifier:
+        """Set arguments of the constructor; as there, training is what checks their values."""
+        known = self.get_params()
+        for name in params:
+            if name not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(MLPClassifier).parameters
+        changed = [
+            f"{name}={_shown(value)}"
+            for name, value in self.get_params().items()
+            if repr(value) != repr(defaults[name].default)
+        ]
+        return f"MLPClassifier({', '.join(changed)})"
+
     # Training
 
     def fit(self, X: Any, y: Any) -> MLPClassifier:
@@ -135,7 +154,8 @@ class MLPClassifier:
         ------
         ValueError, TypeError
             Before the first step, for parameters, shapes and values that cannot be. During
-            training only if the loss stops being finite: the learning rate is too large.
+            training only if the loss stops being finite: the learning rate is too large. The
+            weights are lost then, and the model is as one that was never trained.
         """
         X, y = _as_inputs(X), _as_labels(y)
         classes = np.unique(y)
@@ -445,7 +465,7 @@ def _as_inputs(values: Any) -> np.ndarray:
 
 def _as_labels(values: Any, name: str = "y") -> np.ndarray:
     y = check_array(values, name, "an array of labels")
-    if y.dtype.kind == "O":  # a column of strings from pandas, for one
+    if y.dtype.kind in "OT":  # a column of strings from pandas, for one
         y = np.array(y.tolist())
     if y.ndim != 1:
         raise ValueError(f"{name}: expected shape (n,), got {y.shape}")
@@ -457,9 +477,12 @@ def _as_labels(values: Any, name: str = "y") -> np.ndarray:
 def _encode(classes: np.ndarray, y: np.ndarray, n_rows: int) -> np.ndarray:
     """The labels' positions in `classes`, which are sorted."""
     _check_length(y, n_rows)
-    targets = np.searchsorted(classes, y)
-    np.minimum(targets, len(classes) - 1, out=targets)
-    unknown = classes[targets] != y
+    known, labels = classes, y
+    if known.dtype.kind in "iu" and np.result_type(known, labels).kind == "f":
+        known, labels = known.astype(object), labels.astype(object)  # int64 and uint64
+    targets = np.searchsorted(known, labels)
+    np.minimum(targets, len(known) - 1, out=targets)
+    unknown = known[targets] != labels
     if np.any(unknown):
         i = int(np.argmax(unknown))
         raise ValueError(

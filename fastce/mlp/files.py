@@ -21,14 +21,14 @@ REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
-def as_path(path: Any) -> Path:
-    """The argument `path` as one that names a file, or an error that names the argument."""
+def as_path(path: Any, what: str = "a file name") -> Path:
+    """The argument `path`, or an error that names the argument."""
     try:
         name = os.fsdecode(path)
     except TypeError:
-        raise TypeError(f"path: expected a file name, got {type(path).__name__}") from None
-    if not Path(name).name or "\0" in name:
-        raise ValueError(f"path: expected a file name, got {name!r}")
+        raise TypeError(f"path: expected {what}, got {type(path).__name__}") from None
+    if "\0" in name or (what == "a file name" and not Path(name).name):
+        raise ValueError(f"path: expected {what}, got {name!r}")
     return Path(name)
 
 

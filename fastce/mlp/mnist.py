@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import as_path
 from .idx import read_idx, read_idx_header
 
 N_CLASSES = 10
@@ -109,7 +110,7 @@ def load_mnist(
     >>> y[:5].tolist()
     [5, 1, 3, 6, 1]
     """
-    folder = EMBEDDED if path is None else Path(path)
+    folder = EMBEDDED if path is None else as_path(path, "a folder")
     image_files = [_find(folder, name) for name in IMAGES]
     label_files = [_find(folder, name) for name in LABELS]
     train_shape, test_shape = map(_check_headers, image_files, label_files)
