@@ -8,6 +8,7 @@ import pytest
 import reference
 
 import fastce
+from fastce.mlp import MLPClassifier
 
 RTOL = {np.float32: 1e-6, np.float64: 1e-13}  # the peers' own errors: they sum in the logits' dtype
 
@@ -203,3 +204,16 @@ def test_the_oracle_is_right_to_a_tenth_of_an_ulp(gap, offset, rng):
                 error = mp.mpf(float(high)) + mp.mpf(float(actual - high)) - expected
                 ulp = mp.mpf(float(np.spacing(abs(high))))
                 assert abs(error) <= ulp / 10
+
+
+def test_the_trainer_goes_through_a_search_of_scikit_learn(rng):
+    selection = pytest.importorskip("sklearn.model_selection")
+    pipeline = pytest.importorskip("sklearn.pipeline")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    X = rng.normal(size=(300, 4))
+    y = np.where(X[:, 0] > X[:, 1], "left", "right")
+    steps = pipeline.make_pipeline(preprocessing.StandardScaler(), MLPClassifier(8, max_iter=30))
+    rates = {"mlpclassifier__learning_rate_init": [1e-7, 0.02]}
+    search = selection.GridSearchCV(steps, rates, cv=3).fit(X, y)
+    assert search.best_params_ == {"mlpclassifier__learning_rate_init": 0.02}
+    assert search.score(X, y) > 0.9

@@ -5,6 +5,7 @@ Runs in a folder, with checkpoints and metrics, are the business of run.py.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import json
@@ -127,6 +128,15 @@ class MLPClassifier:
         for name, value in params.items():
             setattr(self, name, value)
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's pipelines and searches ask of an estimator, and nobody else."""
+        sklearn: Any = importlib.import_module("sklearn.utils")
+        return sklearn.Tags(
+            estimator_type="classifier",
+            target_tags=sklearn.TargetTags(required=True),
+            classifier_tags=sklearn.ClassifierTags(),
+        )
 
     def __repr__(self) -> str:
         defaults = inspect.signature(MLPClassifier).parameters
