@@ -18,10 +18,11 @@
  * of its row's reference.
  *
  * On AVX-512, one or two of whose registers hold a table of 16 numbers, terms take e^r of a 16th of the
- * range: 0.8 of the time of the longer polynomial, summing up included.  The table's entries are
- * 2^(i/16) times KAPPA, which was searched for among the floats (doubles): no KAPPA 2^(i/16) is further
- * from one than 0.29 (0.22) of 2^-24 (2^-53), where plain powers are up to 0.97 off, which would cost a
- * loss half of its 2 ulp.  All terms of a row have that factor, also those of floats that are computed in
+ * range: 0.8 of the time of the longer polynomial, summing up included.  Of floats on AVX2 it is a quarter, for a
+ * register's halves hold the same 4: 0.95.  (8 take another permutation and as long a polynomial.)  The table's
+ * entries are 2^(i/16) times KAPPA, which was searched for among the floats (doubles): no KAPPA 2^(i/16) is further
+ * from one than 0.29 (0.22) of 2^-24 (2^-53), of 4 than 0.007, where plain powers are up to 0.97 off, which would
+ * cost a loss half of its 2 ulp.  All terms of a row have that factor, also those of floats that are computed in
  * double, so that it cancels; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have probability
  * 0.5 each. */
 #ifndef FASTCE_EXP_LOG_H
@@ -47,15 +48,19 @@ enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, WINDOW = 512 };
 #define LN2_LOW LN2_DOUBLE_LOW
 #endif
 
-#if !defined(__AVX512F__)
-#define HAS_TABLE 0
-#define KAPPA 1.0
-#elif !defined(FASTCE_f64)
-#define HAS_TABLE 1
+/* The table has 2^TABLE_BITS numbers; 0: there is none. */
+#if defined(__AVX512F__) && !defined(FASTCE_f64)
+#define TABLE_BITS 4
 #define KAPPA 0x1.067aa2p+0
-#else
-#define HAS_TABLE 1
+#elif defined(__AVX512F__)
+#define TABLE_BITS 4
 #define KAPPA 0x1.063bf50da8076p+0
+#elif defined(__AVX2__) && !defined(FASTCE_f64)
+#define TABLE_BITS 2
+#define KAPPA 0x1.07692cp+0
+#else
+#define TABLE_BITS 0
+#define KAPPA 1.0
 #endif
 
 /* What a row's exponentials are relative to.  n counts powers of two. */
@@ -94,10 +99,10 @@ INLINE int is_inside(const reference *ref, real max)
 
 INLINE vreference spread(vreal power)
 {
-#if HAS_TABLE
+#if TABLE_BITS
     const vreal floor = power - (real)(EXPONENT_BIAS - 1 + BIAS); /* the least normal float */
     return (vreference){floor * (real)(LN2_DOUBLE_HIGH),
-                        (power - (real)BIAS) * (real)-16 + (real)ROUND_MAGIC};
+                        (power - (real)BIAS) * (real) - (1 << TABLE_BITS) + (real)ROUND_MAGIC};
 #else
     /* x at which the exponent field reaches 0, and with it the term */
     const vreal floor = power - (real)(EXPONENT_BIAS + BIAS);
@@ -158,54 +163,60 @@ INLINE vreal exp_polynomial(vreal x, vreal lowest, vreal magic)
     return part * scale + scale;
 }
 
-#if HAS_TABLE
+#if TABLE_BITS
 /* The bits of KAPPA 2^(i/16) less those of i above the mantissa's other bits, which are i again in the
  * shifted n + i/16: one addition puts both together.  Then ln 2 / 16 in two parts, and a minimax fit of
- * (e^r - 1 - r) / r^2 for |r| <= 0.0217, highest power first: relative error of e^r 2^-28.9 (2^-56.2). */
-static const _Alignas(64) integer less_index[16] = {
-#if !defined(FASTCE_f64)
-    0x3f833d51, 0x3f810ccc, 0x3f7f1e22, 0x3f7d743e, 0x3f7c122b, 0x3f7afb17, 0x3f7a3254, 0x3f79bb5a,
-    0x3f7999c8, 0x3f79d165, 0x3f7a6625, 0x3f7b5c27, 0x3f7cb7ba, 0x3f7e7d5c, 0x3f80b1c0, 0x3f8359cd,
-#else
+ * (e^r - 1 - r) / r^2 for |r| <= 0.0217, highest power first: relative error of e^r 2^-28.9 (2^-56.2).  Of 4 numbers
+ * it is ln 2 / 4, |r| <= 0.0868 and 2^-27.4. */
+static const _Alignas(64) integer less_index[] = {
+#if defined(FASTCE_f64)
     0x3ff063bf50da8076, 0x3ff01d82495a4d0e, 0x3fefdf7eb216cb4e, 0x3fefaa11c2499718,
     0x3fef7d9cd1b032a0, 0x3fef5a858752a97c, 0x3fef41360a5c5d4a, 0x3fef321d351e74d7,
     0x3fef2daeca5470b8, 0x3fef3463acc47e17, 0x3fef46ba19564297, 0x3fef6535e3bc0b24,
     0x3fef9060b5cb83e0, 0x3fefc8ca51a469ce, 0x3ff00f08d6c4ffca, 0x3ff063b90a2d78b4,
+#elif TABLE_BITS == 4
+    0x3f833d51, 0x3f810ccc, 0x3f7f1e22, 0x3f7d743e, 0x3f7c122b, 0x3f7afb17, 0x3f7a3254, 0x3f79bb5a,
+    0x3f7999c8, 0x3f79d165, 0x3f7a6625, 0x3f7b5c27, 0x3f7cb7ba, 0x3f7e7d5c, 0x3f80b1c0, 0x3f8359cd,
+#else
+    0x3f83b496, 0x3f7ca001, 0x3f7a4274, 0x3f7d8050, 0x3f83b496, 0x3f7ca001, 0x3f7a4274, 0x3f7d8050,
 #endif
 };
-#if !defined(FASTCE_f64)
-#define STEP 0x1.62e430p-5f
-#define STEP_LOW -0x1.05c610p-33f
-static const real short_fit[] = {0x1.5556dep-3f, 0x1.0001ecp-1f};
-#else
+#if defined(FASTCE_f64)
 #define STEP 0x1.62e42fefa39efp-5
 #define STEP_LOW 0x1.abc9e3b39803fp-60
 static const real short_fit[] = {0x1.6c14c6eb8be49p-10, 0x1.11123aae74320p-7, 0x1.55555558fca6dp-5,
                                  0x1.555555548f890p-3, 0x1.fffffffffffb9p-2};
-#endif
+#elif TABLE_BITS == 4
+#define STEP 0x1.62e430p-5f
+#define STEP_LOW -0x1.05c610p-33f
+static const real short_fit[] = {0x1.5556dep-3f, 0x1.0001ecp-1f};
+#else
+#define STEP 0x1.62e430p-3f
+#define STEP_LOW -0x1.05c610p-31f
+static const real short_fit[] = {0x1.5520eap-5f, 0x1.5571f0p-3f, 0x1.000006p-1f};
 #endif
 
-#if HAS_TABLE
 /* exp(d) * 2^(BIAS - power) * KAPPA in two parts: it is scale * (1 + what is returned).  index is the table's. */
 INLINE vreal exp_parts(vreal d, const vreference *ref, vinteger *index, vreal *scale)
 {
-    const vreal biased
-        = d * (real)(16 * LOG2_E) + ref->magic; /* low bits: 16 (n - power + BIAS) + i */
+    const vreal biased /* low bits: 2^TABLE_BITS (n - power + BIAS) + i */
+        = d * (real)((1 << TABLE_BITS) * LOG2_E) + ref->magic;
     const vreal n = biased - ref->magic;
     const vreal r = minus_product(minus_product(d, n, splat(STEP)), n, splat(STEP_LOW));
     *index = (vinteger)biased;
-    *scale = (vreal)(look_up(less_index, *index) + (*index << (MANTISSA - 4)));
+    *scale = (vreal)(look_up(less_index, *index) + (*index << (MANTISSA - TABLE_BITS)));
     vreal p = splat(short_fit[0]);
     for (size_t i = 1; i < sizeof short_fit / sizeof *short_fit; i++) p = p * r + short_fit[i];
     return p * (r * r) + r;
 }
 #endif
 
-/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  With the table the error is below 2^-23.55
- * (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table.  d = -inf gives 0, NaN NaN. */
+/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  With the table of 16 the error is below 2^-23.55
+ * (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table; with that of 4 below 2^-23.6.  d = -inf gives 0,
+ * NaN NaN. */
 INLINE vreal exp_terms(vreal d, const vreference *ref)
 {
-#if HAS_TABLE
+#if TABLE_BITS
     vinteger index;
     vreal scale;
     const vreal part = exp_parts(d, ref, &index, &scale);
@@ -227,7 +238,7 @@ INLINE real exp_term(real d, const vreference *ref)
 /* exp(d) * 2^(BIAS - power) * KAPPA in double, for a result that is a normal double; NaN or inf give anything. */
 INLINE vdouble normal_terms(vdouble d, vdouble power)
 {
-#if HAS_TABLE && defined(FASTCE_f64) /* the same bits as a term's */
+#if TABLE_BITS && defined(FASTCE_f64) /* the same bits as a term's */
     const vreference ref = spread(power);
     return exp_terms(d, &ref);
 #else
@@ -242,7 +253,7 @@ INLINE vdouble normal_terms(vdouble d, vdouble power)
 /* The same for d of any size. */
 INLINE vdouble exact_terms(vdouble d, vdouble power)
 {
-#if HAS_TABLE && defined(FASTCE_f64)
+#if TABLE_BITS && defined(FASTCE_f64)
     return normal_terms(d, power);
 #else
     const vdouble least = (power - (1022.0 + BIAS)) * LN2_DOUBLE_HIGH;
@@ -251,12 +262,16 @@ INLINE vdouble exact_terms(vdouble d, vdouble power)
 #endif
 }
 
-#if HAS_TABLE && !defined(FASTCE_f64)
+#if TABLE_BITS && !defined(FASTCE_f64)
 /* What the table's floats lack of KAPPA 2^(i/16), relative to it. */
-static const _Alignas(64) real lacking[16] = {
+static const _Alignas(64) real lacking[] = {
+#if TABLE_BITS == 4
     0,           -5.4734e-9f, 1.4338e-8f,   -2.7637e-9f, -6.3433e-9f, 1.3469e-12f,
     1.6542e-8f,  1.1931e-8f,  -1.5342e-8f,  1.5537e-8f,  1.0328e-8f,  1.6780e-8f,
     -1.2498e-8f, 2.4781e-9f,  -4.7526e-10f, 7.0457e-10f,
+#else
+    0, -3.9341e-10f, -3.2023e-10f, -1.9838e-11f, 0, -3.9341e-10f, -3.2023e-10f, -1.9838e-11f,
+#endif
 };
 #endif
 
@@ -265,7 +280,7 @@ static const _Alignas(64) real lacking[16] = {
  * a number below 2^-5.  4096 x 10 in 0.95 of the time of exact_terms(), 4096 x 2 in 0.90. */
 INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops)
 {
-#if HAS_TABLE && !defined(FASTCE_f64)
+#if TABLE_BITS && !defined(FASTCE_f64)
     vinteger index;
     vreal scale;
     const vreal part

@@ -238,11 +238,13 @@ INLINE vreal maximum(vreal a, vreal b)
 #endif
 }
 
-#if defined(__AVX512F__)
-/* table[index & 15], of 16 numbers. */
+#if defined(__AVX512F__) || (defined(__AVX2__) && !defined(FASTCE_f64))
+/* The number of an aligned table that the low bits of index name: 16 of them, or 4 twice. */
 INLINE vinteger look_up(const integer *table, vinteger index)
 {
-#if !defined(FASTCE_f64)
+#if !defined(__AVX512F__)
+    return (vinteger)_mm256_permutevar_ps(*(const __m256 *)table, (__m256i)index);
+#elif !defined(FASTCE_f64)
     return (vinteger)_mm512_permutexvar_epi32((__m512i)index, *(const __m512i *)table);
 #else
     const __m512i *half = (const __m512i *)table;
@@ -253,7 +255,9 @@ INLINE vinteger look_up(const integer *table, vinteger index)
 /* c - a * b, rounded once, whatever the compiler is told. */
 INLINE vreal minus_product(vreal c, vreal a, vreal b)
 {
-#if !defined(FASTCE_f64)
+#if !defined(__AVX512F__)
+    return _mm256_fnmadd_ps(a, b, c);
+#elif !defined(FASTCE_f64)
     return _mm512_fnmadd_ps(a, b, c);
 #else
     return _mm512_fnmadd_pd(a, b, c);
@@ -263,7 +267,9 @@ INLINE vreal minus_product(vreal c, vreal a, vreal b)
 /* v where not x < limit, else 0. */
 INLINE vreal zero_below(vreal x, vreal limit, vreal v)
 {
-#if !defined(FASTCE_f64)
+#if !defined(__AVX512F__)
+    return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), v);
+#elif !defined(FASTCE_f64)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), v);
 #else
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ), v);

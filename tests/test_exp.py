@@ -1,11 +1,11 @@
 """The bound of exp_log.h on exp itself: relative error below 2^-23.4, and 2^-52.4 in double;
-from the tables of AVX-512 2^-23.55 and 2^-52.5.
+from the tables of AVX-512 2^-23.55 and 2^-52.5, from AVX2's 2^-23.6.
 
 All over its range; what becomes of it in losses and gradients is in test_numerics.py.
 
 A gradient is a term times 1 / (the sum of the terms).  Where the largest term is 2^k after rounding
 and all others together are less than half of its last bit, that factor is a power of two and the
-gradient has the very bits of exp.  On AVX-512, where terms have a factor KAPPA besides, it is
+gradient has the very bits of exp.  With a table, where terms have a factor KAPPA besides, it is
 rounded twice more.
 """
 
@@ -23,12 +23,12 @@ PIECE = 999 * 512  # values at a time
 
 LN2 = np.log(np.longdouble(2))
 
-# What all terms of a row are multiplied by on AVX-512, and their bounds: exp_log.h, KAPPA.
-KAPPA = {
-    np.float32: np.longdouble(float.fromhex("0x1.067aa2p+0")),
-    np.float64: np.longdouble(float.fromhex("0x1.063bf50da8076p+0")),
+# Where there is a table: what all terms of a row are multiplied by (exp_log.h, KAPPA), and the bound.
+TABLES = {
+    ("avx2", np.float32): (np.longdouble(float.fromhex("0x1.07692cp+0")), 2.0**-23.6),
+    ("avx512", np.float32): (np.longdouble(float.fromhex("0x1.067aa2p+0")), 2.0**-23.55),
+    ("avx512", np.float64): (np.longdouble(float.fromhex("0x1.063bf50da8076p+0")), 2.0**-52.5),
 }
-TABLE_BOUND = {np.float32: 2.0**-23.55, np.float64: 2.0**-52.5}
 BOUND = {np.float32: 2.0**-23.4, np.float64: 2.0**-52.4}
 
 # name: k, the row's maximum (next to k ln 2), the others from and to, every which float of those.
@@ -74,10 +74,10 @@ def test_exp_is_within_its_bound(dtype, name, layout, isa):
     shift, top = (0, dtype(power * LN2)) if top is None else (top, dtype(top))
     wide = np.float64 if dtype is np.float32 else np.longdouble
     # exp's own bound; the factor's and the product's rounding unless it is 1; the oracle's argument
-    has_table = isa == "avx512"
-    of_top = np.exp(np.longdouble(top) - shift - power * LN2) * (KAPPA[dtype] if has_table else 1)
+    has_table = (isa, dtype) in TABLES
+    kappa, bound = TABLES.get((isa, dtype), (1, BOUND[dtype]))
+    of_top = np.exp(np.longdouble(top) - shift - power * LN2) * kappa
     factor = dtype(1 / np.float64(of_top))
-    bound = (TABLE_BOUND if has_table else BOUND)[dtype]
     bound += 0 if factor == 1 else float(np.finfo(dtype).eps) / 2
     bound += 373 * float(np.finfo(wide).eps)
     width = 1 if layout == "two classes" else 999
