@@ -6,6 +6,7 @@
 #define FASTCE_COLUMNS_H
 
 #include "column_options.h"
+#include "flat.h"
 #include "pairs.h"
 
 /* The maxima of LANES rows, and their references. */
@@ -24,34 +25,12 @@ INLINE column_tops tops_of(const vreal *group, ptrdiff_t n_classes)
     return (column_tops){max, shift, window_of(power)};
 }
 
-/* Contiguous rows, if their maxima share a reference and gradients are linear, have their terms computed as they
- * lie: only maxima and sums need columns, and what goes back needs no transposition (10 classes: 0.8 of the
- * time).  row has, for every element of LANES rows, which of them it is of. */
-typedef struct {
-    _Alignas(64) real terms[TILE_REALS + LANES];
-    _Alignas(64) integer row[(FEW_CLASSES + 1) * LANES];
-} flat_rows;
-
-/* Whether logits and mask lie in the same way. */
-INLINE int can_mask_flat(const fastce_call *call)
+/* Whether a row's target is its top, in the sense of epilogue.h, instead of its maximum: where a loss depends on the
+ * target's probability alone, others / target is all that it takes, and no maximum has to be known, nor ties. */
+INLINE int has_target_top(const fastce_call *call)
 {
-    return ELEM_IS_REAL && is_gapless(&call->logits, call->n_classes)
-           && call->where.class_stride == 1 && call->where.row_stride == call->n_classes;
-}
-
-INLINE int can_be_flat(const fastce_call *call)
-{
-    return VECTOR_BYTES > 16 && call->run_length >= LANES && is_linear(call)
-           && call->loss < FASTCE_SOFTMAX && call->grad.data && call->out_elem == OWN_ELEM
-           && (call->where.data ? can_mask_flat(call) : is_gapless(&call->logits, call->n_classes))
-           && is_gapless(&call->grad, call->n_classes);
-}
-
-static void number_rows(flat_rows *flat, ptrdiff_t n_classes)
-{
-    for (integer r = 0; r < LANES; r++) /* each runs over into the next */
-        for (ptrdiff_t j = 0; j < n_classes; j += LANES)
-            store_real((real *)flat->row + r * n_classes + j, (vreal)lane_index(r));
+    return is_linear(call) && call->smoothing == 0 && call->z_loss == 0 && call->targets.data
+           && call->loss < FASTCE_SOFTMAX;
 }
 
 /* Whether n rows have one reference. */
@@ -64,54 +43,43 @@ INLINE int have_one_reference(const column_tops *tops, ptrdiff_t n)
     return n % LANES == 0 && !any(other);
 }
 
-/* Their terms as they lie, of n elements; x may be flat->terms. */
-INLINE void flat_terms(const int change, const elem *x, ptrdiff_t n, real scale, vreal power,
-                       flat_rows *flat)
+/* Part w of a sum over the classes of LANES rows. */
+INLINE vdouble sum_of_column(const wide_exact_sum *total, int w)
 {
-    const vreference ref = spread(power);
-    for (ptrdiff_t j = 0; j < n; j += LANES)
-        *(vreal *)(flat->terms + j)
-            = exp_terms(change_logits(change, load(x + j), NULL, scale), &ref);
+    return WIDE == 1 ? total->sum + total->lost : w ? total->lost : total->sum;
 }
 
-/* n elements of rows, -inf where a mask hides them. */
-static void mask_flat(const elem *x, const char *seen, ptrdiff_t n, flat_rows *flat)
+/* Makes the targets of LANES rows their tops; others are known. */
+INLINE void target_tops(vreal shift, vreal power, ptrdiff_t i, row_tile *rows)
 {
-    ptrdiff_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        *(vreal *)(flat->terms + j) = select_seen(seen + j, load(x + j), splat(HIDDEN));
-    for (; j < n; j++) flat->terms[j] = seen[j] ? get(x + j) : HIDDEN;
-}
-
-/* The gradient of n rows from their flat terms.  A label's is put in its place afterwards: to compare in every vector
- * which element is one took 1.05 (10 classes) to 1.13 (100) of the time on AVX2. */
-INLINE void flat_gradient(const int even, const flat_rows *flat, ptrdiff_t n, ptrdiff_t n_classes,
-                          const integer *labels, const row_tile *rows, elem *grad)
-{
-    for (ptrdiff_t i = 0; i < n; i += LANES, grad += LANES * n_classes) {
-        const real *terms = flat->terms + i * n_classes;
-        const vreal factor = narrow(rows->factor + i);
-        const vreal less = even ? narrow(rows->less + i) : splat(0);
-        for (ptrdiff_t j = 0; j < LANES * n_classes; j += LANES) {
-            const vinteger row = *(const vinteger *)(flat->row + j);
-            vreal g = *(const vreal *)(terms + j) * pick(factor, row);
-            if (even) g -= pick(less, row);
-            store(grad + j, g);
-        }
-        elem of_labels[LANES];
-        store(of_labels, narrow(rows->target_grad + i));
-        for (ptrdiff_t r = 0; r < LANES; r++) grad[r * n_classes + labels[i + r]] = of_labels[r];
+    for (int w = 0; w < WIDE; w++) {
+        const vdouble x = doubles_at(rows->target_logit, i + w * DOUBLES);
+        *(vdouble *)(rows->max + i + w * DOUBLES) = x;
+        *(vdouble *)(rows->top + i + w * DOUBLES)
+            = exact_terms(x - widen(shift, w), widen(power, w));
     }
+}
+
+/* A target so far below the others that its term is 0, also in double: then these are the top, at their logsumexp. */
+static __attribute__((cold, noinline)) void sink_target(double shift, double power, ptrdiff_t r,
+                                                        row_tile *rows)
+{
+    const double total = rows->others[r], lift = power - BIAS;
+    const double log_total = log_double(splat_double(total / KAPPA))[0];
+    rows->max[r] = shift + (lift * LN2_DOUBLE_HIGH + (log_total + lift * LN2_DOUBLE_LOW));
+    rows->top[r] = total;
+    rows->others[r] = rows->target_term[r] = 0;
 }
 
 /* Replaces the logits of LANES rows by their terms, unless these are flat, and fills the rows' max, top and
  * others. */
-INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrdiff_t n_classes,
-                         ptrdiff_t i, const integer *labels, const column_tops *tops,
-                         row_tile *rows)
+INLINE void column_terms(const int is_flat, const int has_target, vreal *group, const real *flat,
+                         ptrdiff_t n_classes, ptrdiff_t i, const integer *labels,
+                         const column_tops *tops, row_tile *rows)
 {
     const int some = is_flat ? PIECE : 1;
     const vreal max = tops->max, shift = tops->shift;
+    const vinteger label = *(const vinteger *)(labels + i);
     const vreference ref = spread(tops->power);
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     vinteger ties = (vinteger)splat(0);
@@ -119,27 +87,31 @@ INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrd
         rows->target_logit[i + r] = *lane_at(group, labels[i + r], r);
     for (ptrdiff_t j = 0; j < n_classes; j += some) {
         vreal e[PIECE];
-        if (is_flat) {
-            for (int l = 0; l < PIECE; l++)
-                e[l] = load_pieces(flat + l * n_classes + j, PIECE * n_classes);
-            transpose(e, PIECE);
-        } else {
+        if (is_flat)
+            load_flat(flat, n_classes, j, e);
+        else
             e[0] = exp_terms(group[j] - shift, &ref);
-        }
         for (int l = 0; l < some && j + l < n_classes; l++) {
-            const vinteger is_max = group[j + l] == max;
-            ties -= is_max;
+            const vinteger is_top = has_target ? label == (integer)j : group[j + l] == max;
+            ties -= is_top;
             if (!is_flat) group[j] = e[0];
-            add_vector(&total, (vreal)((vinteger)e[l] & ~is_max));
+            add_vector(&total, (vreal)((vinteger)e[l] & ~is_top));
         }
+    }
+    if (has_target) {
+        for (int w = 0; w < WIDE; w++)
+            *(vdouble *)(rows->others + i + w * DOUBLES) = sum_of_column(&total, w);
+        target_tops(shift, tops->power, i, rows);
+        for (ptrdiff_t r = 0; r < LANES; r++)
+            if (rows->top[i + r] == 0) sink_target(shift[r], tops->power[r], i + r, rows);
+        return;
     }
     const vreal more_ties = as_reals(ties) - (real)1;
     vdouble top[WIDE];
     top_terms(max - shift, tops->power, &ref, top);
     for (int w = 0; w < WIDE; w++) {
-        double *to = rows->others + i + w * DOUBLES;
-        const vdouble others = WIDE == 1 ? total.sum + total.lost : w ? total.lost : total.sum;
-        *(vdouble *)to = others + widen(more_ties, w) * top[w];
+        *(vdouble *)(rows->others + i + w * DOUBLES)
+            = sum_of_column(&total, w) + widen(more_ties, w) * top[w];
         *(vdouble *)(rows->max + i + w * DOUBLES) = widen(max, w);
         *(vdouble *)(rows->top + i + w * DOUBLES) = top[w];
     }
@@ -199,7 +171,9 @@ typedef struct {
     row_stream stream;
     flat_rows flat;
     option_tiles *more; /* NULL where the gradient is linear */
-    int is_pair, may_be_flat, streams;
+    int is_pair, may_be_flat, has_target_top, streams;
+    int may_guess;              /* the last whole tile had one reference */
+    real guess;                 /* its power */
     ptrdiff_t first, n, padded; /* n in whole groups */
     ptrdiff_t n_ahead;          /* rows that follow without a gap */
     int all_there, has_hidden, is_flat;
@@ -220,54 +194,140 @@ static void rescale_tile(tile_worker *worker, ptrdiff_t n_classes, ptrdiff_t i)
     }
 }
 
-/* Logits to the tile, through the options, with targets and weights.  Whatever a row holds that is not
- * there, it is not seen. */
-static void read_tile(const fastce_call *call, const row_run *run, tile_worker *worker)
+/* Targets and weights. */
+static void read_labels(const fastce_call *call, const row_run *run, tile_worker *worker)
 {
-    const ptrdiff_t n_classes = call->n_classes, first = worker->first, n = worker->n;
+    const ptrdiff_t n = worker->n;
     int64_t *targets = worker->targets;
-    real *tile = worker->tile;
     row_tile *rows = &worker->rows;
-    option_tiles *more = worker->more;
-    worker->all_there = read_rows(call, run, first, n, targets, rows);
-    const fastce_array *from = &run->logits;
-    fastce_array masked = {.class_stride = sizeof(elem), .row_stride = run->logits.row_stride};
-    ptrdiff_t n_ahead = worker->n_ahead;
-    const int is_flat = run->where.data && can_mask_flat(call);
-    if (is_flat) {
-        mask_flat(row_of(from, first), row_of(&run->where, first), n * n_classes, &worker->flat);
-        masked.data = (char *)worker->flat.terms - first * masked.row_stride;
-        from = &masked;
-        n_ahead = LANES;
-    }
-    load_tile(from, first, n, n_ahead, n_classes, tile);
-    if (run->where.data && !is_flat) mask_tile(&run->where, first, n, n_classes, tile);
+    worker->all_there = read_rows(call, run, worker->first, n, targets, rows);
     for (ptrdiff_t i = n; i < worker->padded; i++) {
         targets[i] = -1;
         rows->weight[i] = 0;
     }
-    if (more || call->logit_scale != 1)
-        prepare_tile(call, run, first, n, worker->n_ahead, tile, more);
-    for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
-        for (ptrdiff_t j = 0; targets[i] < 0 && j < n_classes; j++) {
-            *cell(tile, n_classes, i, j) = 0;
-            if (more)
-                *cell(more->logits, n_classes, i, j) = *cell(more->dense, n_classes, i, j)
-                    = *cell(more->chain, n_classes, i, j) = 0;
-        }
     for (ptrdiff_t i = 0; call->smoothing != 0 && i < n; i++)
         rows->weight[i] *= 1 - call->smoothing;
     for (ptrdiff_t i = 0; i < worker->padded; i++)
         worker->labels[i] = targets[i] < 0 ? 0 : (integer)targets[i];
 }
 
+/* Contiguous logits: as they are, or masked in flat->terms. */
+INLINE const elem *read_flat(const fastce_call *call, const row_run *run, tile_worker *worker)
+{
+    const elem *x = row_of(&run->logits, worker->first);
+    if (!run->where.data) return x;
+    mask_flat(x, row_of(&run->where, worker->first), worker->n * call->n_classes, &worker->flat);
+    return (const elem *)worker->flat.terms;
+}
+
+/* Logits to the tile, through the options.  Whatever a row holds that is not there, it is not seen. */
+static void read_tile(const fastce_call *call, const row_run *run, tile_worker *worker)
+{
+    const ptrdiff_t n_classes = call->n_classes, first = worker->first, n = worker->n;
+    real *tile = worker->tile;
+    option_tiles *more = worker->more;
+    const fastce_array *from = &run->logits;
+    fastce_array masked = {.class_stride = sizeof(elem), .row_stride = run->logits.row_stride};
+    ptrdiff_t n_ahead = worker->n_ahead;
+    const int is_flat = run->where.data && can_mask_flat(call);
+    if (is_flat) {
+        masked.data = (char *)read_flat(call, run, worker) - first * masked.row_stride;
+        from = &masked;
+        n_ahead = LANES;
+    }
+    load_tile(from, first, n, n_ahead, n_classes, tile);
+    if (run->where.data && !is_flat) mask_tile(&run->where, first, n, n_classes, tile);
+    if (more || call->logit_scale != 1)
+        prepare_tile(call, run, first, n, worker->n_ahead, tile, more);
+    for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
+        for (ptrdiff_t j = 0; worker->targets[i] < 0 && j < n_classes; j++) {
+            *cell(tile, n_classes, i, j) = 0;
+            if (more)
+                *cell(more->logits, n_classes, i, j) = *cell(more->dense, n_classes, i, j)
+                    = *cell(more->chain, n_classes, i, j) = 0;
+        }
+}
+
+INLINE void prefetch_next(const fastce_call *call, const row_run *run, const tile_worker *worker,
+                          ptrdiff_t i)
+{
+    if (call->n_rows * call->n_classes >= FAR_FROM && worker->n_ahead >= worker->n)
+        prefetch_rows(call, run, worker->first + worker->n + i);
+}
+
+/* Flat terms of all rows; what a row holds that is not there does not matter.  Returns the largest logit. */
+INLINE real all_flat_terms(const fastce_call *call, const elem *x, real power, tile_worker *worker)
+{
+    const ptrdiff_t n_classes = call->n_classes, n = worker->n * n_classes;
+    flat_rows *flat = &worker->flat;
+    const vreal largest = call->logit_scale == 1
+                              ? flat_terms(AS_THEY_ARE, x, n, 1, power, flat)
+                              : flat_terms(SCALED, x, n, (real)call->logit_scale, power, flat);
+    for (ptrdiff_t i = 0; !worker->all_there && i < worker->n; i++)
+        if (worker->targets[i] < 0)
+            memset(flat->terms + i * n_classes, 0, (size_t)n_classes * sizeof(real));
+    return largest_lane(largest);
+}
+
+/* Whether no row with this power as its reference has a shift. */
+INLINE int has_no_shift(double power)
+{
+    return power * LN2_DOUBLE_HIGH > -SHIFT_FROM && (power + WINDOW) * LN2_DOUBLE_HIGH < SHIFT_FROM;
+}
+
+/* The flat terms of rows whose targets are their tops, and what the epilogue is made from, without a look at their
+ * maxima: rows are taken to have the reference of the tile before.  Returns whether they have, for certain; if not,
+ * nothing is done. */
+static int guess_terms(const fastce_call *call, const row_run *run, tile_worker *worker)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    const integer *labels = worker->labels;
+    const real scale = (real)call->logit_scale, power = worker->guess;
+    /* a little above the term at the lower end of the reference's window, and the logit at its upper end */
+    const double least = LIFT * KAPPA * (1 + 0x1p-20);
+    const double most = ((double)power + WINDOW - 1) * LN2_DOUBLE_HIGH;
+    const elem *x = read_flat(call, run, worker);
+    real *terms = worker->flat.terms;
+    row_tile *rows = &worker->rows;
+    for (ptrdiff_t r = 0; r < worker->n; r++) {
+        const real logit = get(x + r * n_classes + labels[r]) * scale;
+        rows->target_logit[r] = worker->targets[r] < 0 ? 0 : logit;
+    }
+    if (!(all_flat_terms(call, x, power, worker) <= most)) return 0; /* terms may be anything */
+    /* of a row that is not there a term within the window */
+    for (ptrdiff_t r = 0; r < worker->n; r++)
+        terms[r * n_classes + labels[r]] = worker->targets[r] < 0 ? (real)(2 * LIFT) : 0;
+    vlong is_wrong = splat_double(0) != 0;
+    for (ptrdiff_t i = 0; i < worker->n; i += LANES) {
+        wide_exact_sum total = {splat_double(0), splat_double(0)};
+        vreal largest = splat(0);
+        prefetch_next(call, run, worker, i);
+        for (ptrdiff_t j = 0; j < n_classes; j += PIECE) {
+            vreal e[PIECE];
+            load_flat(terms + i * n_classes, n_classes, j, e);
+            for (int l = 0; l < PIECE && j + l < n_classes; l++) {
+                largest = maximum(e[l], largest); /* NaN is passed over */
+                add_vector(&total, e[l]);
+            }
+        }
+        for (int w = 0; w < WIDE; w++)
+            *(vdouble *)(rows->others + i + w * DOUBLES) = sum_of_column(&total, w);
+        target_tops(splat(0), splat(power), i, rows);
+        for (int w = 0; w < WIDE; w++) {
+            const vdouble top = doubles_at(rows->top, i + w * DOUBLES), term = widen(largest, w);
+            is_wrong |= ((top < least) & (term < least)) | (top == 0);
+        }
+    }
+    worker->is_flat = !any((vinteger)is_wrong);
+    return worker->is_flat;
+}
+
 /* The terms, flat or in the tile, and what the epilogue is made from. */
 static void tile_terms(const fastce_call *call, const row_run *run, tile_worker *worker)
 {
     const ptrdiff_t n_classes = call->n_classes, padded = worker->padded;
-    const int is_far = call->n_rows * n_classes >= FAR_FROM;
     row_tile *rows = &worker->rows;
-    flat_rows *flat = &worker->flat;
+    const integer *labels = worker->labels;
     column_tops tops[TILE / LANES];
     worker->has_hidden = 0;
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
@@ -276,25 +336,25 @@ static void tile_terms(const fastce_call *call, const row_run *run, tile_worker 
         if (is_even(call))
             worker->has_hidden |= column_even(call, group, i, tops + i / LANES, rows);
     }
+    const int has_one = have_one_reference(tops, worker->n);
+    worker->guess = tops->power[0];
+    worker->may_guess = has_one && has_no_shift(worker->guess);
     worker->is_flat
-        = worker->may_be_flat && !worker->has_hidden && have_one_reference(tops, worker->n);
-    const elem *x = run->where.data ? (elem *)flat->terms : row_of(&run->logits, worker->first);
-    if (worker->is_flat && call->logit_scale != 1)
-        flat_terms(SCALED, x, worker->n * n_classes, (real)call->logit_scale, tops->power, flat);
-    else if (worker->is_flat)
-        flat_terms(AS_THEY_ARE, x, worker->n * n_classes, 1, tops->power, flat);
-    for (ptrdiff_t i = 0; worker->is_flat && !worker->all_there && i < worker->n; i++)
-        if (worker->targets[i] < 0) /* whatever it holds */
-            memset(flat->terms + i * n_classes, 0, (size_t)n_classes * sizeof(real));
+        = worker->may_be_flat && !worker->has_target_top && !worker->has_hidden && has_one;
+    const elem *x
+        = run->where.data ? (elem *)worker->flat.terms : row_of(&run->logits, worker->first);
+    if (worker->is_flat) all_flat_terms(call, x, tops->power[0], worker);
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
+        const column_tops *top = tops + i / LANES;
         vreal *group = group_of(worker->tile, n_classes, i);
-        if (is_far && worker->n_ahead >= worker->n)
-            prefetch_rows(call, run, worker->first + worker->n + i);
-        if (worker->is_flat)
-            column_terms(1, group, flat->terms + i * n_classes, n_classes, i, worker->labels,
-                         tops + i / LANES, rows);
+        const real *flat = worker->flat.terms + i * n_classes;
+        prefetch_next(call, run, worker, i);
+        if (worker->has_target_top)
+            column_terms(0, 1, group, NULL, n_classes, i, labels, top, rows);
+        else if (worker->is_flat)
+            column_terms(1, 0, group, flat, n_classes, i, labels, top, rows);
         else
-            column_terms(0, group, NULL, n_classes, i, worker->labels, tops + i / LANES, rows);
+            column_terms(0, 0, group, NULL, n_classes, i, labels, top, rows);
         if (worker->more && is_dense(call)) column_dense(call, worker->tile, worker->more, i, rows);
     }
     if (!call->targets.data) memcpy(rows->target_logit, rows->max, sizeof rows->max);
@@ -388,13 +448,17 @@ INLINE void one_tile(const fastce_call *call, const row_run *run, tile_worker *w
     worker->n = n;
     worker->padded = (n + LANES - 1) / LANES * LANES;
     worker->n_ahead = call->run_length - first - n;
-    read_tile(call, run, worker);
-    if (worker->is_pair) {
-        pair_tile(call, worker->padded, worker->targets, worker->tile, &worker->rows);
-    } else {
-        tile_terms(call, run, worker);
-        tile_epilogue(call, worker);
+    read_labels(call, run, worker);
+    const int can_guess
+        = worker->may_be_flat && worker->has_target_top && worker->may_guess && n % LANES == 0;
+    if (!can_guess || !guess_terms(call, run, worker)) {
+        read_tile(call, run, worker);
+        if (!worker->is_pair) tile_terms(call, run, worker);
     }
+    if (worker->is_pair)
+        pair_tile(call, worker->padded, worker->targets, worker->tile, &worker->rows);
+    else
+        tile_epilogue(call, worker);
     if (call->losses)
         for (ptrdiff_t i = 0; i < n; i++)
             ((real *)call->losses)[run->first + first + i] = (real)worker->rows.loss[i];
@@ -412,7 +476,10 @@ static void cross_entropy_columns(fastce_call *call, int thread)
     worker.streams = streams_rows(call, &call->grad);
     worker.is_pair = is_pair(call);
     worker.may_be_flat = can_be_flat(call) && !worker.is_pair;
-    worker.is_flat = 0;
+    worker.has_target_top = has_target_top(call);
+    worker.guess = reference_of(0).power;
+    worker.may_guess = 1;
+    worker.is_flat = worker.has_hidden = 0;
     worker.more
         = is_linear(call) ? NULL : (void *)(call->scratch + (size_t)thread * call->scratch_size);
     if (worker.may_be_flat) number_rows(&worker.flat, call->n_classes);

@@ -2,7 +2,8 @@
  * one row a lane.  Options of a loss live here; the loops over classes are in blocks.h and columns.h.
  *
  * With top the term of the row's maximum, others the sum of all other terms (a tie counts as
- * another), total = top + others, t the term of the target and w its weight,
+ * another), total = top + others, t the term of the target and w its weight (columns.h may take the target for the
+ * maximum, whatever it is),
  *
  *     ce          = (max - x_target) + log1p(others / top)
  *     loss        = sample_weight * (w * value + mass * log1p(others / top) + gap + z_loss * lse^2)
@@ -231,8 +232,9 @@ INLINE double power_below(double x)
 INLINE double rescale_row(row_tile *rows, ptrdiff_t r)
 {
     const double size = __builtin_fabs(rows->factor[r]);
+    const double largest = rows->top[r] > rows->others[r] ? rows->top[r] : rows->others[r];
     const double power
-        = power_below(size > MOST_FACTOR && size - size == 0 ? MOST_FACTOR / size : rows->top[r]);
+        = power_below(size > MOST_FACTOR && size - size == 0 ? MOST_FACTOR / size : largest);
     rows->top[r] /= power;
     rows->others[r] /= power;
     rows->factor[r] = rows->whole[r] / (rows->top[r] + rows->others[r]);

@@ -23,7 +23,7 @@ PIECE = 999 * 512  # values at a time
 
 LN2 = np.log(np.longdouble(2))
 
-# Where there is a table: what all terms of a row are multiplied by (exp_log.h, KAPPA), and the bound.
+# Where there is a table: what all terms are multiplied by (exp_log.h, KAPPA), and the bound.
 TABLES = {
     ("avx2", np.float32): (np.longdouble(float.fromhex("0x1.07692cp+0")), 2.0**-23.8),
     ("avx512", np.float32): (np.longdouble(float.fromhex("0x1.067aa2p+0")), 2.0**-23.55),

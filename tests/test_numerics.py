@@ -148,6 +148,72 @@ def test_few_classes_are_computed_as_they_lie_or_by_columns(n_classes, weight, d
     assert in_columns[1][:63].tobytes() == grad[:63].tobytes()
 
 
+# From the others' side: near, where a term is 0 as a float, and where it is as a double, too.
+GAPS = [0, 1, 50, 109, 110, 300, 660, 680, 690, 700, 760, 797, 800, 1100, 1e4, 1e8, 1e30, 3e37]
+
+
+@cache
+def rows_with_a_hopeless_target(n_classes, dtype):
+    rng = np.random.default_rng(n_classes)
+    offsets = np.array([0, 20, 40, -40, 400, -400, 600, 1e4])
+    x = np.repeat(offsets, len(GAPS))[:, None] + rng.normal(size=(8 * len(GAPS), n_classes))
+    x = x.astype(dtype)
+    y = rng.integers(0, n_classes, len(x))
+    x[np.arange(len(x)), y] -= np.tile(GAPS, 8).astype(dtype)
+    return x, y, *reference.cross_entropy(x, y, reduction="none")[:2]
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 112, 120])
+def test_a_target_may_be_as_far_below_as_floats_go(n_classes, dtype, isa):
+    """In groups of rows that lie in one another's reference, in groups that do not, and alone."""
+    x, y, expected_loss, expected_grad = rows_with_a_hopeless_target(n_classes, dtype)
+    loss, grad = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad, expected_grad, dtype) <= GRAD_ULP[dtype]
+    columns, columns_grad = fastce.cross_entropy_with_grad(
+        np.asfortranarray(x), y, reduction="none"
+    )
+    assert columns.tobytes() == fastce.cross_entropy(x, y, reduction="none").tobytes()
+    assert columns.tobytes() == loss.tobytes()
+    assert columns_grad.tobytes() == grad.tobytes()
+    for i in range(len(x)):
+        own_loss, own_grad = fastce.cross_entropy_with_grad(
+            x[i : i + 1], y[i : i + 1], reduction="none"
+        )
+        assert (own_loss.tobytes(), own_grad.tobytes()) == (loss[i].tobytes(), grad[i].tobytes())
+
+
+@dtypes
+@pytest.mark.parametrize("scale", [1, 0.75])
+@pytest.mark.parametrize("n_classes", [3, 10, 33, 100])
+def test_what_the_rows_before_had_is_no_more_than_a_guess(n_classes, scale, dtype, isa, rng):
+    """Tiles of rows that share a reference, another one, none, or are too large for any."""
+    tops = [0, 5, 100, 120, (-100, 0, 100), -200, (1e30, 700), 0, 1e5, -1e5, (-20, -5, 30, 40), 2]
+    tops = np.concatenate([np.resize(top, 64) for top in tops])
+    x = rng.normal(size=(len(tops), n_classes)) * rng.choice([0.1, 5, 50], (len(tops), 1))
+    x = (x - x.max(1, keepdims=True) + tops[:, None]).astype(dtype)
+    y = rng.integers(0, n_classes, len(x))
+    x[17::50] = nan  # of which every second row is not there
+    y[17::100] = -100
+    options = {"logit_scale": scale, "reduction": "none"}
+    loss, grad = fastce.cross_entropy_with_grad(x, y, **options)
+    columns, columns_grad = fastce.cross_entropy_with_grad(np.asfortranarray(x), y, **options)
+    np.testing.assert_array_equal(columns, loss)
+    np.testing.assert_array_equal(columns_grad, grad)
+    order = rng.permutation(len(x))
+    mixed, mixed_grad = fastce.cross_entropy_with_grad(x[order], y[order], **options)
+    np.testing.assert_array_equal(mixed, loss[order])
+    np.testing.assert_array_equal(mixed_grad, grad[order])
+    there = np.isfinite(x).all(1)
+    assert np.isnan(loss[67::100]).all()
+    assert (loss[17::100] == 0).all()
+    if scale == 1:
+        expected_loss, expected_grad, _ = reference.cross_entropy(x[there], y[there], **options)
+        assert reference.ulp_error(loss[there], expected_loss, dtype) <= LOSS_ULP[dtype]
+        assert reference.ulp_error(grad[there], expected_grad, dtype) <= GRAD_ULP[dtype]
+
+
 @cache
 def many_confident_rows(n_rows, n_classes, dtype):
     rng = np.random.default_rng([n_rows, n_classes])
