@@ -109,12 +109,12 @@ INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v
         store_part((elem *)row + j, n, v);
 }
 
-/* The last row whose terms are known: its gradient is written while the next row is read. */
+/* The last row whose terms are known: its gradient is written while the next row is read, from the first aligned
+ * element on by whole vectors, for stores across lines take twice the time. */
 typedef struct {
-    char *grad;  /* NULL: nothing is pending */
-    int as_real; /* grad holds reals where the logits are halves */
-    ptrdiff_t
-        head; /* elements before the first aligned one: stores across lines take twice the time */
+    char *grad;     /* NULL: nothing is pending */
+    int as_real;    /* grad holds reals where the logits are halves */
+    ptrdiff_t head; /* elements before the first aligned one */
     int stream;
     real factor, less; /* grad is term * factor - less */
 } pending_row;

@@ -49,17 +49,6 @@ INLINE vdouble sum_of_column(const wide_exact_sum *total, int w)
     return WIDE == 1 ? total->sum + total->lost : w ? total->lost : total->sum;
 }
 
-/* Makes the targets of LANES rows their tops; others are known. */
-INLINE void target_tops(vreal shift, vreal power, ptrdiff_t i, row_tile *rows)
-{
-    for (int w = 0; w < WIDE; w++) {
-        const vdouble x = doubles_at(rows->target_logit, i + w * DOUBLES);
-        *(vdouble *)(rows->max + i + w * DOUBLES) = x;
-        *(vdouble *)(rows->top + i + w * DOUBLES)
-            = exact_terms(x - widen(shift, w), widen(power, w));
-    }
-}
-
 /* A target so far below the others that its term is 0, also in double: then these are the top, at their logsumexp. */
 static __attribute__((cold, noinline)) void sink_target(double shift, double power, ptrdiff_t r,
                                                         row_tile *rows)
@@ -71,16 +60,47 @@ static __attribute__((cold, noinline)) void sink_target(double shift, double pow
     rows->others[r] = rows->target_term[r] = 0;
 }
 
-/* Replaces the logits of LANES rows by their terms, unless these are flat, and fills the rows' max, top and
- * others. */
-INLINE void column_terms(const int is_flat, const int has_target, vreal *group, const real *flat,
-                         ptrdiff_t n_classes, ptrdiff_t i, const integer *labels,
-                         const column_tops *tops, row_tile *rows)
+/* Makes the targets of LANES rows their tops; total is the sum of the others. */
+INLINE void target_tops(const wide_exact_sum *total, vreal shift, vreal power, ptrdiff_t i,
+                        row_tile *rows)
+{
+    for (int w = 0; w < WIDE; w++) {
+        const ptrdiff_t lane = i + w * DOUBLES;
+        const vdouble x = doubles_at(rows->target_logit, lane);
+        const vdouble top = exact_terms(x - widen(shift, w), widen(power, w));
+        *(vdouble *)(rows->others + lane) = sum_of_column(total, w);
+        *(vdouble *)(rows->max + lane) = x;
+        *(vdouble *)(rows->top + lane) = *(vdouble *)(rows->target_term + lane) = top;
+    }
+    for (ptrdiff_t r = 0; r < LANES; r++)
+        if (rows->top[i + r] == 0) sink_target(shift[r], power[r], i + r, rows);
+}
+
+/* Replaces the logits of LANES rows by their terms, and fills the rows' max, top and others: of rows whose targets
+ * are their tops. */
+INLINE void target_column_terms(vreal *group, ptrdiff_t n_classes, ptrdiff_t i,
+                                const integer *labels, const column_tops *tops, row_tile *rows)
+{
+    const vinteger label = *(const vinteger *)(labels + i);
+    const vreference ref = reference_at(tops->power);
+    wide_exact_sum total = {splat_double(0), splat_double(0)};
+    for (ptrdiff_t r = 0; r < LANES; r++)
+        rows->target_logit[i + r] = *lane_at(group, labels[i + r], r);
+    for (ptrdiff_t j = 0; j < n_classes; j++) {
+        group[j] = exp_terms(group[j] - tops->shift, &ref);
+        add_vector(&total, (vreal)((vinteger)group[j] & ~(label == (integer)j)));
+    }
+    target_tops(&total, tops->shift, tops->power, i, rows);
+}
+
+/* The same by maxima; terms may be flat already. */
+INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrdiff_t n_classes,
+                         ptrdiff_t i, const integer *labels, const column_tops *tops,
+                         row_tile *rows)
 {
     const int some = is_flat ? PIECE : 1;
     const vreal max = tops->max, shift = tops->shift;
-    const vinteger label = *(const vinteger *)(labels + i);
-    const vreference ref = spread(tops->power);
+    const vreference ref = reference_at(tops->power);
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     vinteger ties = (vinteger)splat(0);
     for (ptrdiff_t r = 0; r < LANES; r++)
@@ -92,19 +112,11 @@ INLINE void column_terms(const int is_flat, const int has_target, vreal *group, 
         else
             e[0] = exp_terms(group[j] - shift, &ref);
         for (int l = 0; l < some && j + l < n_classes; l++) {
-            const vinteger is_top = has_target ? label == (integer)j : group[j + l] == max;
-            ties -= is_top;
+            const vinteger is_max = group[j + l] == max;
+            ties -= is_max;
             if (!is_flat) group[j] = e[0];
-            add_vector(&total, (vreal)((vinteger)e[l] & ~is_top));
+            add_vector(&total, (vreal)((vinteger)e[l] & ~is_max));
         }
-    }
-    if (has_target) {
-        for (int w = 0; w < WIDE; w++)
-            *(vdouble *)(rows->others + i + w * DOUBLES) = sum_of_column(&total, w);
-        target_tops(shift, tops->power, i, rows);
-        for (ptrdiff_t r = 0; r < LANES; r++)
-            if (rows->top[i + r] == 0) sink_target(shift[r], tops->power[r], i + r, rows);
-        return;
     }
     const vreal more_ties = as_reals(ties) - (real)1;
     vdouble top[WIDE];
@@ -310,13 +322,10 @@ static int guess_terms(const fastce_call *call, const row_run *run, tile_worker 
                 add_vector(&total, e[l]);
             }
         }
+        target_tops(&total, splat(0), splat(power), i, rows);
         for (int w = 0; w < WIDE; w++)
-            *(vdouble *)(rows->others + i + w * DOUBLES) = sum_of_column(&total, w);
-        target_tops(splat(0), splat(power), i, rows);
-        for (int w = 0; w < WIDE; w++) {
-            const vdouble top = doubles_at(rows->top, i + w * DOUBLES), term = widen(largest, w);
-            is_wrong |= ((top < least) & (term < least)) | (top == 0);
-        }
+            is_wrong |= (doubles_at(rows->target_term, i + w * DOUBLES) < least)
+                        & (widen(largest, w) < least);
     }
     worker->is_flat = !any((vinteger)is_wrong);
     return worker->is_flat;
@@ -337,24 +346,28 @@ static void tile_terms(const fastce_call *call, const row_run *run, tile_worker 
             worker->has_hidden |= column_even(call, group, i, tops + i / LANES, rows);
     }
     const int has_one = have_one_reference(tops, worker->n);
-    worker->guess = tops->power[0];
-    worker->may_guess = has_one && has_no_shift(worker->guess);
+    if (worker->n % LANES == 0) {
+        worker->guess = tops->power[0];
+        worker->may_guess = has_one && has_no_shift(worker->guess);
+    }
     worker->is_flat
         = worker->may_be_flat && !worker->has_target_top && !worker->has_hidden && has_one;
-    const elem *x
-        = run->where.data ? (elem *)worker->flat.terms : row_of(&run->logits, worker->first);
-    if (worker->is_flat) all_flat_terms(call, x, tops->power[0], worker);
+    if (worker->is_flat) /* read_tile() has masked them */
+        all_flat_terms(call,
+                       run->where.data ? (const elem *)worker->flat.terms
+                                       : row_of(&run->logits, worker->first),
+                       tops->power[0], worker);
     for (ptrdiff_t i = 0; i < padded; i += LANES) {
         const column_tops *top = tops + i / LANES;
         vreal *group = group_of(worker->tile, n_classes, i);
         const real *flat = worker->flat.terms + i * n_classes;
         prefetch_next(call, run, worker, i);
         if (worker->has_target_top)
-            column_terms(0, 1, group, NULL, n_classes, i, labels, top, rows);
+            target_column_terms(group, n_classes, i, labels, top, rows);
         else if (worker->is_flat)
-            column_terms(1, 0, group, flat, n_classes, i, labels, top, rows);
+            column_terms(1, group, flat, n_classes, i, labels, top, rows);
         else
-            column_terms(0, 0, group, NULL, n_classes, i, labels, top, rows);
+            column_terms(0, group, NULL, n_classes, i, labels, top, rows);
         if (worker->more && is_dense(call)) column_dense(call, worker->tile, worker->more, i, rows);
     }
     if (!call->targets.data) memcpy(rows->target_logit, rows->max, sizeof rows->max);

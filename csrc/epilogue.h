@@ -3,7 +3,7 @@
  *
  * With top the term of the row's maximum, others the sum of all other terms (a tie counts as
  * another), total = top + others, t the term of the target and w its weight (columns.h may take the target for the
- * maximum, whatever it is),
+ * maximum, whatever it is, or, where its term is 0, the others' logsumexp, with their sum as top and no others),
  *
  *     ce          = (max - x_target) + log1p(others / top)
  *     loss        = sample_weight * (w * value + mass * log1p(others / top) + gap + z_loss * lse^2)
@@ -193,8 +193,8 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
 }
 
 /* A smaller factor would be subnormal as a real, or nearly, and lose bits; a larger float would be inf, and
- * make what it multiplies inf or NaN.  Then the terms take a power of two from the factor: until the largest is
- * 1 or 2, or until the factor is not too large. */
+ * make what it multiplies inf or NaN.  Then the terms take a power of two from the factor: until the larger of top
+ * and others is 1 to 2, or until the factor is not too large. */
 #if !defined(FASTCE_f64)
 #define LEAST_FACTOR 0x1p-120
 #define MOST_FACTOR 0x1p120

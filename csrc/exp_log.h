@@ -11,7 +11,9 @@
  * Both subtractions are exact: for |max| > SHIFT_FROM every x whose term is not zero lies within
  * a factor 2 of max (Sterbenz); otherwise |n| < 2^10 (2^12 in double) and LN2_HIGH has so few bits
  * that n * LN2_HIGH is exact with or without fused multiply-add.  A new reference changes only the
- * exponents, so no term's bits depend on which maximum was known when it was computed.
+ * exponents, so no term's bits depend on which maximum was known when it was computed.  With a table n counts parts
+ * of a power, and the step has all its bits: minus_product() rounds once, and what is left of the first subtraction,
+ * half a step at most, has no more bits than x and the step leave it; the second one rounds.
  *
  * BIAS lifts all terms, so that none is subnormal: a term below 2^-158 of the reference (2^-1150 in
  * double) is 0; that is below the smallest float at any weight up to 2^9.  A maximum may be up to 2^WINDOW
@@ -21,8 +23,8 @@
  * range: 0.8 of the time of the longer polynomial, summing up included.  Of floats on AVX2 it is a quarter, for a
  * register's halves hold the same 4: 0.95.  (8 take another permutation and as long a polynomial.)  The table's
  * entries are 2^(i/16) times KAPPA, which was searched for among the floats (doubles): no KAPPA 2^(i/16) is further
- * from one than 0.29 (0.22) of 2^-24 (2^-53), of 4 than 0.007, where plain powers are up to 0.97 off, which would
- * cost a loss half of its 2 ulp.  All terms of a row have that factor, also those of floats that are computed in
+ * from one than 0.29 (0.22) of 2^-24 (2^-53), of 4 than 0.007, where plain powers are up to 0.79 (0.74) off, of 4
+ * 0.54, which would cost a loss a good part of its 2 ulp.  All terms of a row have that factor, also those of floats that are computed in
  * double, so that it cancels; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have probability
  * 0.5 each. */
 #ifndef FASTCE_EXP_LOG_H
@@ -65,13 +67,14 @@ enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, WINDOW = 512 };
 #define KAPPA 1.0
 #endif
 
-/* What a row's exponentials are relative to.  n counts powers of two. */
+/* What a row's exponentials are relative to: a logit, and a power of two. */
 typedef struct {
     real shift;
     real power;
 } reference;
 
-/* Its power in the form that exp_terms() takes it. */
+/* Its power as exp_terms() takes it.  lowest: with a table, the d below which terms are 0; without one, what d is
+ * clamped to, whose term is 0 already.  magic: what rounds n, with the power in it. */
 typedef struct {
     vreal lowest, magic;
 } vreference;
@@ -99,12 +102,12 @@ INLINE int is_inside(const reference *ref, real max)
     return (above >= 0) & (above <= WINDOW - 1) & (__builtin_fabs((double)max) <= SHIFT_FROM);
 }
 
-INLINE vreference spread(vreal power)
+INLINE vreference reference_at(vreal power)
 {
 #if TABLE_BITS
     const vreal floor = power - (real)(EXPONENT_BIAS - 1 + BIAS); /* the least normal float */
     return (vreference){floor * (real)(LN2_DOUBLE_HIGH),
-                        (power - (real)BIAS) * (real) - (1 << TABLE_BITS) + (real)ROUND_MAGIC};
+                        ((real)BIAS - power) * (real)(1 << TABLE_BITS) + (real)ROUND_MAGIC};
 #else
     /* x at which the exponent field reaches 0, and with it the term */
     const vreal floor = power - (real)(EXPONENT_BIAS + BIAS);
@@ -156,15 +159,6 @@ INLINE vreal expm1_polynomial(vreal x, vreal lowest, vreal magic, vreal *scale)
     return expm1_reduced(r);
 }
 
-/* The same as one number: relative error below 2^-23.4 (2^-52.4), half a unit for the last sum, a quarter for
- * r, the rest for the other roundings. */
-INLINE vreal exp_polynomial(vreal x, vreal lowest, vreal magic)
-{
-    vreal scale;
-    const vreal part = expm1_polynomial(x, lowest, magic, &scale);
-    return part * scale + scale;
-}
-
 #if TABLE_BITS
 /* The bits of KAPPA 2^(i/16) less those of i above the mantissa's other bits, which are i again in the
  * shifted n + i/16: one addition puts both together.  Then ln 2 / 16 in two parts, and a minimax fit of
@@ -213,18 +207,19 @@ INLINE vreal exp_parts(vreal d, const vreference *ref, vinteger *index, vreal *s
 }
 #endif
 
-/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  With the table of 16 the error is below 2^-23.55
- * (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table; with that of 4 below 2^-23.8.  d = -inf gives 0,
+/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  The relative error is below 2^-23.4 (2^-52.4): half a unit for
+ * the last sum, a quarter for r, the rest for the other roundings.  With the table of 16 it is below 2^-23.55 (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table; with that of 4 below 2^-23.8.  d = -inf gives 0,
  * NaN NaN. */
 INLINE vreal exp_terms(vreal d, const vreference *ref)
 {
+    vreal scale;
 #if TABLE_BITS
     vinteger index;
-    vreal scale;
     const vreal part = exp_parts(d, ref, &index, &scale);
     return zero_below(d, ref->lowest, part * scale + scale);
 #else
-    return exp_polynomial(d, ref->lowest, ref->magic);
+    const vreal part = expm1_polynomial(d, ref->lowest, ref->magic, &scale);
+    return part * scale + scale;
 #endif
 }
 
@@ -241,7 +236,7 @@ INLINE real exp_term(real d, const vreference *ref)
 INLINE vdouble normal_terms(vdouble d, vdouble power)
 {
 #if TABLE_BITS && defined(FASTCE_f64) /* the same bits as a term's */
-    const vreference ref = spread(power);
+    const vreference ref = reference_at(power);
     return exp_terms(d, &ref);
 #else
     const vdouble magic = splat_double(0x1.8p52);
@@ -279,7 +274,8 @@ static const _Alignas(64) real lacking[] = {
 
 /* The terms of rows' largest elements in double; d is not below -0.35 of the reference.  A float's parts are
  * good enough to be put together in double: relative error 2^-27.9, 2^-28.9 for the fit and two roundings of
- * a number below 2^-5; of a table of 4 2^-26.1.  4096 x 10 in 0.95 of the time of exact_terms(), 4096 x 2 in 0.90. */
+ * a number below 2^-5; of a table of 4 2^-26.1 (2^-27.4 for the fit, a number
+ * below 2^-3.5).  For what needs the maximum of rows of few classes: softmax, smoothing, z-loss, options.  4096 x 10 in 0.95 of the time of exact_terms(), 4096 x 2 in 0.90. */
 INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops)
 {
 #if TABLE_BITS && !defined(FASTCE_f64)
@@ -411,7 +407,7 @@ INLINE vdouble log_of_sum(vdouble top, vdouble others, vdouble *inverse)
 #endif
 }
 
-/* log(u) for normal u up to 1, and -inf at 0. */
+/* log(u) for normal u, and -inf at 0. */
 INLINE vdouble log_double(vdouble u)
 {
     const vdouble value = log_normal(u) + (u - u); /* of bits: NaN would be a number */

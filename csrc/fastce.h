@@ -107,10 +107,11 @@ typedef struct fastce_binary_call {
     int n_outer;
     const ptrdiff_t *outer_shape;
 
-    fastce_array logits, losses; /* elem; no losses: only the sum is wanted */
-    fastce_array grad;           /* out_elem; NULL: not wanted */
-    fastce_array targets;        /* target_kind */
-    fastce_array where;          /* bytes; 0: the element is not there; NULL: all are */
+    fastce_array logits;  /* elem */
+    fastce_array losses;  /* doubles for double logits, else floats; NULL: only the sum is wanted */
+    fastce_array grad;    /* out_elem; NULL: not wanted */
+    fastce_array targets; /* target_kind */
+    fastce_array where;   /* bytes; 0: the element is not there; NULL: all are */
     fastce_array sample_weight, pos_weight, upstream; /* doubles; NULL: ones */
     int out_elem, target_kind;
 

@@ -1,6 +1,6 @@
-/* Contiguous rows of few classes, if their maxima share a reference and gradients are linear, have their terms and
- * gradients computed as they lie: only maxima and sums need columns, and what goes back needs no transposition (10
- * classes: 0.8 of the time).  What is done with the terms is in columns.h. */
+/* Contiguous rows of few classes that share a reference, and whose gradients, if wanted, are linear: terms and
+ * gradients are computed as they lie.  Only sums need columns, and maxima where a row's target is not its top.  What
+ * is done with the terms is in columns.h. */
 #ifndef FASTCE_FLAT_H
 #define FASTCE_FLAT_H
 
@@ -33,14 +33,14 @@ static void number_rows(flat_rows *flat, ptrdiff_t n_classes)
 {
     for (integer r = 0; r < LANES; r++) /* each runs over into the next */
         for (ptrdiff_t j = 0; j < n_classes; j += LANES)
-            store_real((real *)flat->row + r * n_classes + j, (vreal)lane_index(r));
+            *(vinteger_anywhere *)(flat->row + r * n_classes + j) = lane_index(r);
 }
 
-/* Their terms as they lie, of n elements; x may be flat->terms.  Returns the largest logits. */
+/* The terms of n elements as they lie; x may be flat->terms.  Returns the largest logits, a lane each. */
 INLINE vreal flat_terms(const int change, const elem *x, ptrdiff_t n, real scale, real power,
                         flat_rows *flat)
 {
-    const vreference ref = spread(splat(power));
+    const vreference ref = reference_at(splat(power));
     vreal largest = splat(HIDDEN);
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         const vreal z = change_logits(change, load(x + j), NULL, scale);

@@ -81,7 +81,6 @@ static void gather_rows(fastce_call *call, int thread)
 {
     int64_t targets[TILE];
     row_tile rows;
-    (void)thread;
     memset(&rows, 0, sizeof rows); /* the lanes after the last row are computed too */
     start_rows(&rows);
     for (cursor at; claim_chunk(call, thread, &at);) {

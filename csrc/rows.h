@@ -20,8 +20,8 @@
 enum { BATCH_BYTES = 64 << 10 }; /* terms of a batch stay in L2, 256 KB at least */
 
 /* Others that are so small a part of a block's largest term are added up without it.  One rounding of
- * floats in double is 2^-53 of it, a block has 128 in a lane and 4 of the lanes: with 2^-19 they stay below
- * 2^-26.9 of the others, an eighth of their last bit.  Of doubles an addition loses up to 2^-51 of it, which is
+ * floats in double is 2^-53 of it, a block has at most 512 in a lane (AVX2 256, AVX-512 128) and 4 of the lanes: with
+ * 2^-19 they stay below 2^-25 (2^-26, 2^-26.9) of the others, half (a quarter, an eighth) of their last bit.  Of doubles an addition loses up to 2^-51 of it, which is
  * added up plainly: 1024 such roundings are 2^-86 at most, a quarter of the others' last bit. */
 #if !defined(FASTCE_f64)
 #define CROWDED_OUT 0x1p-19
@@ -94,7 +94,7 @@ INLINE double term_of_target(const fastce_call *call, const real *terms, double 
 {
     if (terms) return terms[target];
     if (call->loss == FASTCE_CROSS_ENTROPY && !needs_terms(call)) return 0;
-    const vreference vref = spread(splat(ref->power));
+    const vreference vref = reference_at(splat(ref->power));
     return exp_term((real)target_logit - ref->shift, &vref);
 }
 
@@ -113,7 +113,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     real *terms = scratch->terms;
     wide_exact_sum mass = {splat_double(0), splat_double(0)}, gap = mass;
     reference ref = *guess;
-    vreference vref = spread(splat(ref.power));
+    vreference vref = reference_at(splat(ref.power));
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     wide_exact_sum quarters = {splat_double(0), splat_double(0)};
     double max = -__builtin_inf(), target_logit = 0;
@@ -143,7 +143,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             if (max == -__builtin_inf() || power - (double)ref.power >= WINDOW)
                 ref = reference_of(block_max);
             if (ref.shift != old.shift || ref.power != old.power) {
-                vref = spread(splat(ref.power));
+                vref = reference_at(splat(ref.power));
                 if (max > -__builtin_inf()) {
                     /* Exact when the shift stays 0: a power of two.  It is 2^-WINDOW at most, and by itself may
                      * be too small for a double where a term, up to 2^(WINDOW + BIAS), times it is not. */
@@ -213,7 +213,7 @@ INLINE int short_row_terms(const int is_changed, const fastce_call *call, row_in
                            row_tile *rows, ptrdiff_t r)
 {
     const ptrdiff_t n_classes = call->n_classes;
-    const vreference vref = spread(splat(guess->power));
+    const vreference vref = reference_at(splat(guess->power));
     real *to = terms ? terms : block;
     wide_exact_sum sum;
     const real max

@@ -1,6 +1,6 @@
 /* The vectors that the maths is written in, for one element type and one ISA, on the compiler's
  * own vector types (gcc 12 or newer): arithmetic, comparisons and shifts are plain operators there.
- * Only what those lack is spelled out per ISA: maximum, streaming stores, prefetch.
+ * Only what those lack is spelled out per ISA: maximum, masks, table look-ups, widening, streaming stores.
  *
  * Compiled with -DFASTCE_f64 or, with float as real, one of -DFASTCE_f32, _f16, _bf16; a*b + c becomes one instruction where the ISA has
  * fused multiply-add (-ffp-contract=fast), and nothing below depends on whether it does. */
@@ -38,6 +38,8 @@ typedef integer vinteger __attribute__((vector_size(VECTOR_BYTES)));
 typedef double vdouble __attribute__((vector_size(VECTOR_BYTES)));
 typedef int64_t vlong __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vreal_anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real))));
+typedef integer vinteger_anywhere
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(integer))));
 
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
