@@ -39,6 +39,7 @@
 #if !defined(FASTCE_f64)
 enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, WINDOW = 64 };
 #define LIFT 0x1p32 /* 2^BIAS */
+#define LEAST_NORMAL 0x1p-126f
 #define SHIFT_FROM 512.0
 #define ROUND_MAGIC 0x1.8p23  /* adding it leaves the rounded integer in the low bits */
 #define LN2_HIGH 0x1.62e8p-1f /* ln 2 to 14 bits: times 10 bits is exact */
@@ -46,6 +47,7 @@ enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, WINDOW = 64 };
 #else
 enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, WINDOW = 512 };
 #define LIFT 0x1p128
+#define LEAST_NORMAL 0x1p-1022
 #define SHIFT_FROM 2048.0
 #define ROUND_MAGIC 0x1.8p52
 #define LN2_HIGH LN2_DOUBLE_HIGH

@@ -153,9 +153,10 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                     total.sum = total.sum * down * change;
                     total.lost = total.lost * down * change;
                     others = others * down * change;
-                    if (keep_terms)
-                        for (ptrdiff_t j = 0; j < start; j++)
-                            terms[j] = (real)((double)terms[j] * down * change);
+                    for (ptrdiff_t j = 0; keep_terms && j < start; j++) {
+                        const real term = (real)((double)terms[j] * down * change);
+                        terms[j] = term < LEAST_NORMAL ? 0 : term; /* a subnormal lacks bits */
+                    }
                 }
                 if (direct) prepare_block(call, input, start, n, block, slopes, scratch->dense);
                 is_done = 0;

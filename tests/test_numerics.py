@@ -214,6 +214,25 @@ def test_what_the_rows_before_had_is_no_more_than_a_guess(n_classes, scale, dtyp
         assert reference.ulp_error(grad[there], expected_grad, dtype) <= GRAD_ULP[dtype]
 
 
+@dtypes
+@pytest.mark.parametrize("n_classes", [1100, 2049, 4500])
+def test_a_term_that_is_not_0_has_its_bits(n_classes, dtype, isa):
+    """Terms near the smallest, a block before the maximum, with a factor that shows them."""
+    middle, far = (60, 160) if dtype == np.float32 else (500, 910)
+    gaps = np.arange(far - 50, far, 0.37)
+    x = np.full((len(gaps), n_classes), -6000, dtype)
+    x[:, -1], x[:, 7] = 0, -middle
+    x[:, 3] = -gaps
+    y = np.full(len(gaps), n_classes - 1)
+    up = np.full(len(gaps), 1e30 if dtype == np.float32 else 1e200)
+    _, grad = fastce.cross_entropy_with_grad(x, y, reduction="none", upstream=up)
+    expected = np.exp(x[:, 3].astype(np.longdouble)) * np.longdouble(up[0])
+    some = grad[:, 3] != 0
+    assert not some.all()
+    assert some.any()
+    assert reference.ulp_error(grad[some, 3], expected[some], dtype) <= GRAD_ULP[dtype]
+
+
 @cache
 def many_confident_rows(n_rows, n_classes, dtype):
     rng = np.random.default_rng([n_rows, n_classes])
