@@ -24,9 +24,9 @@
  * register's halves hold the same 4: 0.95.  (8 take another permutation and as long a polynomial.)  The table's
  * entries are 2^(i/16) times KAPPA, which was searched for among the floats (doubles): no KAPPA 2^(i/16) is further
  * from one than 0.29 (0.22) of 2^-24 (2^-53), of 4 than 0.007, where plain powers are up to 0.79 (0.74) off, of 4
- * 0.54, which would cost a loss a good part of its 2 ulp.  All terms of a row have that factor, also those of floats that are computed in
- * double, so that it cancels; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have probability
- * 0.5 each. */
+ * 0.54, which would cost a loss a good part of its 2 ulp.  All terms of a row have that factor, also those of floats
+ * that are computed in double, so that it cancels; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have
+ * probability 0.5 each. */
 #ifndef FASTCE_EXP_LOG_H
 #define FASTCE_EXP_LOG_H
 
@@ -210,8 +210,9 @@ INLINE vreal exp_parts(vreal d, const vreference *ref, vinteger *index, vreal *s
 #endif
 
 /* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  The relative error is below 2^-23.4 (2^-52.4): half a unit for
- * the last sum, a quarter for r, the rest for the other roundings.  With the table of 16 it is below 2^-23.55 (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table; with that of 4 below 2^-23.8.  d = -inf gives 0,
- * NaN NaN. */
+ * the last sum, a quarter for r, the rest for the other roundings.  With the table of 16 it is below 2^-23.55
+ * (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table; with that of 4 below 2^-23.8.  d = -inf gives
+ * 0, NaN NaN. */
 INLINE vreal exp_terms(vreal d, const vreference *ref)
 {
     vreal scale;
@@ -276,8 +277,8 @@ static const _Alignas(64) real lacking[] = {
 
 /* The terms of rows' largest elements in double; d is not below -0.35 of the reference.  A float's parts are
  * good enough to be put together in double: relative error 2^-27.9, 2^-28.9 for the fit and two roundings of
- * a number below 2^-5; of a table of 4 2^-26.1 (2^-27.4 for the fit, a number
- * below 2^-3.5).  For what needs the maximum of rows of few classes: softmax, smoothing, z-loss, options.  4096 x 10 in 0.95 of the time of exact_terms(), 4096 x 2 in 0.90. */
+ * a number below 2^-5; of a table of 4 2^-26.1, 2^-27.4 for the fit and a number below 2^-3.5.  In 0.95 of the time
+ * of exact_terms().  For what needs the maximum of rows of few classes: softmax, smoothing, z-loss, options. */
 INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops)
 {
 #if TABLE_BITS && !defined(FASTCE_f64)

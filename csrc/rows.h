@@ -21,8 +21,9 @@ enum { BATCH_BYTES = 64 << 10 }; /* terms of a batch stay in L2, 256 KB at least
 
 /* Others that are so small a part of a block's largest term are added up without it.  One rounding of
  * floats in double is 2^-53 of it, a block has at most 512 in a lane (AVX2 256, AVX-512 128) and 4 of the lanes: with
- * 2^-19 they stay below 2^-25 (2^-26, 2^-26.9) of the others, half (a quarter, an eighth) of their last bit.  Of doubles an addition loses up to 2^-51 of it, which is
- * added up plainly: 1024 such roundings are 2^-86 at most, a quarter of the others' last bit. */
+ * 2^-19 they stay below 2^-25 (2^-26, 2^-26.9) of the others, half (a quarter, an eighth) of their last bit.  Of
+ * doubles an addition loses up to 2^-51 of it, which is added up plainly: 1024 such roundings are 2^-86 at most, a
+ * quarter of the others' last bit. */
 #if !defined(FASTCE_f64)
 #define CROWDED_OUT 0x1p-19
 #else
