@@ -111,12 +111,13 @@ INLINE void prefetch_to_l2(const void *x)
     __builtin_prefetch(x, 0, 2);
 }
 
-/* v as it is rounded: the compiler may not make a product and what is added to it one operation. */
+/* v as it is rounded: the compiler may not make a product and what is added to it one operation.  (Without
+ * AVX512VL, it is AVX-512 in loops, as tests have it on other CPUs: no register is as large.) */
 INLINE vreal as_rounded(vreal v)
 {
-#if defined(__AVX512F__)
+#if defined(__AVX512VL__)
     __asm__("" : "+v"(v));
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && !defined(__AVX512F__)
     __asm__("" : "+x"(v));
 #else
     __asm__("" : "+m"(v));
