@@ -49,13 +49,15 @@ INLINE vdouble sum_of_column(const wide_exact_sum *total, int w)
     return WIDE == 1 ? total->sum + total->lost : w ? total->lost : total->sum;
 }
 
-/* A target so far below the others that its term is 0, also in double: then these are the top, at their logsumexp. */
+/* A target so far below the others that its term is 0, also in double: then these are the top.  max and the target's
+ * logit become the two parts of their logsumexp less the logit, of which the larger is rounded once. */
 static __attribute__((cold, noinline)) void sink_target(double shift, double power, ptrdiff_t r,
                                                         row_tile *rows)
 {
     const double total = rows->others[r], lift = power - BIAS;
     const double log_total = log_double(splat_double(total / KAPPA))[0];
-    rows->max[r] = shift + (lift * LN2_DOUBLE_HIGH + (log_total + lift * LN2_DOUBLE_LOW));
+    rows->max[r] = log_total + lift * LN2_DOUBLE_LOW;
+    rows->target_logit[r] = (rows->target_logit[r] - shift) - lift * LN2_DOUBLE_HIGH;
     rows->top[r] = total;
     rows->others[r] = rows->target_term[r] = 0;
 }

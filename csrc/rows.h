@@ -146,16 +146,16 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             if (ref.shift != old.shift || ref.power != old.power) {
                 vref = reference_at(splat(ref.power));
                 if (max > -__builtin_inf()) {
-                    /* Exact when the shift stays 0: a power of two.  It is 2^-WINDOW at most, and by itself may
-                     * be too small for a double where a term, up to 2^(WINDOW + BIAS), times it is not. */
-                    const double down = WINDOW == 64 ? 0x1p-64 : 0x1p-512;
+                    /* 2^-k, exactly when the shift stays 0.  In three steps: what it multiplies is below 2^660, and
+                     * may be normal after a k of 1682, which no one double can do. */
+                    const double first = 0x1p-520, last = 0x1p-320;
                     const double change
-                        = exact_term(old.shift, (double)old.power - BIAS + WINDOW, &ref) / KAPPA;
-                    total.sum = total.sum * down * change;
-                    total.lost = total.lost * down * change;
-                    others = others * down * change;
+                        = exact_term(old.shift, (double)old.power - BIAS + 840, &ref) / KAPPA;
+                    total.sum = total.sum * first * change * last;
+                    total.lost = total.lost * first * change * last;
+                    others = others * first * change * last;
                     for (ptrdiff_t j = 0; keep_terms && j < start; j++) {
-                        const real term = (real)((double)terms[j] * down * change);
+                        const real term = (real)((double)terms[j] * first * change * last);
                         terms[j] = term < LEAST_NORMAL ? 0 : term; /* a subnormal lacks bits */
                     }
                 }

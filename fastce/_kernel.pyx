@@ -157,9 +157,12 @@ def check_index(value, name):
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an int, got bool")
     try:
-        return index(value)
+        number = index(value)
     except TypeError:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    if number.bit_length() > 64:  # Python prints no int of more than 4300 digits
+        raise ValueError(f"{name} must be an int of 64 bits, got one of {number.bit_length()}")
+    return number
 
 
 def check_threads(n_threads, name="n_threads"):
@@ -331,9 +334,9 @@ def check_weights(weights, name, shape):
     return _as_weights(weights, name, shape)
 
 
-cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, str name="logits"):
+cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str name="logits"):
     """out as the buffer for grad: right in shape and dtype, writable, and sharing no memory with
-    the logits unless it is the logits themselves."""
+    the logits unless it is the logits themselves. given: what they were made of."""
     if not cnp.PyArray_Check(out):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     cdef cnp.ndarray array = <cnp.ndarray>out
@@ -357,7 +360,9 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, str name="logits"):
         same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
     if _overlaps_itself(array):
         raise ValueError(f"out must not repeat its elements, got strides {out.strides}")
-    if not same and _share_memory(array, logits):
+    if not same and (_share_memory(array, logits) or (
+            given is not logits and cnp.PyArray_Check(given)
+            and _share_memory(array, <cnp.ndarray>given))):
         raise ValueError(f"out must be {name} itself or share no memory with it")
     return array
 
@@ -442,8 +447,9 @@ cdef double _as_number(object value, str name, double low, bint low_fits, double
             number = value
         except (TypeError, ValueError):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
-        except OverflowError:  # an int
-            number = float("inf")
+        except OverflowError:
+            raise ValueError(f"{name} must be a finite number, got an {type(value).__name__} "
+                             "that is too large for a float") from None
     if not (low <= number <= high and number - number == 0) or (number == low and not low_fits):
         bounds = f"{'[' if low_fits else '('}{low:g}, {high:g}]"
         raise ValueError(f"{name} must be a finite number in {bounds}, got {value}")
@@ -632,7 +638,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
             call.keep_row = <const unsigned char *>cnp.PyArray_DATA(mask)
         kept += (("where", where, mask),)
     if out is not None:
-        grad = _check_out(out, x, name_of_x)
+        grad = _check_out(out, x, logits, name_of_x)
         _refuse_overlap(grad, "targets", targets, y)
         for name, given, array in kept:
             _refuse_overlap(grad, name, given, array)
@@ -739,7 +745,7 @@ def softmax(int kind_of_output, logits, axis, out, n_threads):
         result = np.empty(_row_shape(x, class_axis), "f8" if elem == FASTCE_F64 else "f4")
         call.losses = cnp.PyArray_DATA(result)
     else:
-        result = _empty_like(x) if out is None else _check_out(out, x)
+        result = _empty_like(x) if out is None else _check_out(out, x, logits)
         call.out_elem = _elem_of(result)
         arrays[GRAD] = <PyObject *>result
     call.loss = kind_of_output
@@ -975,7 +981,7 @@ def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos
             factor = float(upstreams)
     call.out_elem = elem
     if n_outputs > 1:
-        grad = _empty_like(x) if out is None else _check_out(out, x)
+        grad = _empty_like(x) if out is None else _check_out(out, x, logits)
         call.out_elem = _elem_of(grad)
         arrays[X_GRAD] = <PyObject *>grad
     if out is not None:

@@ -224,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = "fastce"
     try:
         if argv[:1] == ["bench"]:
+            command = "fastce bench"
             from fastce.benchmark import main as bench
 
             return bench(argv[1:])

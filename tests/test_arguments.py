@@ -206,6 +206,11 @@ def test_an_ignore_index_that_is_no_integer(ignore_index):
     refused(TypeError, "ignore_index", ignore_index=ignore_index)
 
 
+@pytest.mark.parametrize("name", ["axis", "n_threads"])
+def test_integers_that_python_does_not_print(name):
+    refused(ValueError, f"{name}.*16610", **{name: 10**5000})
+
+
 @pytest.mark.parametrize("n_threads", [0, -1, -(2**40)])
 def test_too_few_threads(n_threads):
     refused(ValueError, f"n_threads.*{n_threads}", n_threads=n_threads, out=np.full_like(X, 7))
@@ -294,6 +299,9 @@ def test_out_that_overlaps_another_input():
 
 def test_out_that_overlaps_an_input_which_is_copied_first():
     """The result would be right, and the input overwritten."""
+    for dtype in (">f4", np.int32):
+        x = X.astype(dtype)
+        refused(ValueError, "out.*share", x, out=x.view("<f4"))
     out, x = np.ones((4, 10)), X.astype(np.float64)
     each = {"reduction": "none", "out": out}
     refused(ValueError, "out.*sample_weight", x, out=out, sample_weight=out[:, 3])

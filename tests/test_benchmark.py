@@ -139,6 +139,12 @@ def test_bad_usage(args, flag, capsys) -> None:
     assert flag in err
 
 
+def test_a_file_that_cannot_be_written_is_found_before_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.os, "access", lambda path, mode: path != tmp_path)
+    assert main(["--json", str(tmp_path / "bench.json")]) == 2
+    assert "--json: cannot write" in capsys.readouterr().err
+
+
 def test_list(capsys) -> None:
     assert main(["--list"]) == 0
     out = capsys.readouterr().out

@@ -716,6 +716,9 @@ def test_parameters_say_what_they_are(rng):
     for wrong, message in (
         ({"hidden_layer_sizes": 1.5}, "hidden_layer_sizes: .*1.5"),
         ({"hidden_layer_sizes": None}, "hidden_layer_sizes: .*None"),
+        ({"hidden_layer_sizes": 10**5000}, "hidden_layer_sizes: .*a huge int"),
+        ({"max_iter": -(10**5000)}, "max_iter: .*a huge int"),
+        ({"beta_1": 10**400}, "beta_1: .*inf"),
         ({"epsilon": 1e-46}, "epsilon: .*1e-46"),
         ({"learning_rate_init": 1e39}, "learning_rate_init: "),
     ):

@@ -155,11 +155,11 @@ GAPS = [0, 1, 50, 109, 110, 300, 660, 680, 690, 700, 760, 797, 800, 1100, 1e4, 1
 @cache
 def rows_with_a_hopeless_target(n_classes, dtype):
     rng = np.random.default_rng(n_classes)
-    offsets = np.array([0, 20, 10, -5, 40, -40, 400, -400, 600, 1e4])  # the first four alike
-    x = np.repeat(offsets, len(GAPS))[:, None] + rng.normal(size=(10 * len(GAPS), n_classes))
+    offsets = np.array([0, 20, 10, -5, 40, -40, 400, -400, 600, 1e4, 2000, 1e9])  # four alike
+    x = np.repeat(offsets, len(GAPS))[:, None] + rng.normal(size=(12 * len(GAPS), n_classes))
     x = x.astype(dtype)
     y = rng.integers(0, n_classes, len(x))
-    x[np.arange(len(x)), y] -= np.tile(GAPS, 10).astype(dtype)
+    x[np.arange(len(x)), y] -= np.tile(GAPS, 12).astype(dtype)
     return x, y, *reference.cross_entropy(x, y, reduction="none")[:2]
 
 
@@ -356,10 +356,10 @@ def test_an_infinite_factor_makes_infinite_gradients(name, n_classes, dtype, isa
 
 
 @dtypes
-@pytest.mark.parametrize("offset", [-1875, -125, 0, 125, 250, 2000])
+@pytest.mark.parametrize("offset", [-1875, -434, -125, 0, 125, 250, 1347.6, 1349, 2000])
 def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
     """What came blocks before is brought down by more than a double's range, but still is in it."""
-    gaps = [20, 60, 80] if dtype == np.float32 else [60, 300, 360, 400, 460, 510, 600, 660]
+    gaps = [20, 60, 80] if dtype == np.float32 else [60, 300, 360, 400, 460, 510, 600, 660, 707]
     x = np.full((len(gaps), 2100), offset - 900, dtype)
     x[:, 0], x[:, -1] = offset, np.add(offset, gaps)
     options = {"targets": [2099] * len(gaps), "reduction": "none"}
@@ -370,6 +370,20 @@ def test_terms_before_a_late_maximum_are_kept(offset, dtype, isa):
         reference.ulp_error(grad[:, [0, -1]], expected_grad[:, [0, -1]], dtype)
         <= (reference.GRAD_ULP[dtype])
     )
+
+
+@dtypes
+@pytest.mark.parametrize("top", [-470, 266, 2047.6, 2049, 2720])
+def test_a_sum_before_a_late_maximum_is_kept(top, dtype, isa):
+    """Of so many terms that it is a normal number, where each of them is not."""
+    gaps = [90, 100, 105] if dtype == np.float32 else [705, 714, 719.5]
+    x = np.repeat(np.subtract(top, gaps)[:, None], 400_001, 1).astype(dtype)
+    x[:, -1] = top
+    options = {"targets": [400_000] * len(gaps), "reduction": "none"}
+    loss, grad = fastce.cross_entropy_with_grad(x, **options)
+    expected_loss, expected_grad, _ = reference.cross_entropy(x, **options)
+    assert reference.ulp_error(loss, expected_loss, dtype) <= LOSS_ULP[dtype]
+    assert reference.ulp_error(grad[:, -1], expected_grad[:, -1], dtype) <= GRAD_ULP[dtype]
 
 
 @dtypes

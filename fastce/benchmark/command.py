@@ -6,6 +6,7 @@ stderr.
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +90,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.peers = _peers(options.peers)
     for flag in ("json", "plot"):
         path = getattr(options, flag)
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        if path is None:
+            continue
+        there = path if path.exists() else path.parent
+        if path.is_dir() or not path.parent.is_dir() or not os.access(there, os.W_OK):
             raise UsageError(f"argument --{flag}: cannot write {path}")
     if options.plot is not None and options.plot.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"argument --plot: expected .png, .pdf or .svg, got {options.plot}")

@@ -231,6 +231,10 @@ class MLPClassifier:
             ) from None
         for size in hidden:
             _check_integer("hidden_layer_sizes", size, 1)
+            if size >= 2**31:
+                raise ValueError(
+                    f"hidden_layer_sizes: expected less than 2**31, got {_shown(size)}"
+                )
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("max_iter", self.max_iter, 1)
         if self.random_state is not None:
@@ -507,17 +511,23 @@ def _check_length(y: np.ndarray, n_rows: int) -> None:
 
 
 def _shown(value: object) -> str:
-    return " ".join(repr(value).split())  # of an array, several lines
+    try:
+        return " ".join(repr(value).split())  # of an array, several lines
+    except ValueError:  # of an int, more digits than Python prints
+        return f"a huge {type(value).__name__}"
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {_shown(value)}")
     if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {value}")
+        raise ValueError(f"{name}: expected {least} or more, got {_shown(value)}")
 
 
 def _as_float(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {_shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int
+        return float("inf")
