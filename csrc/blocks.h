@@ -80,8 +80,8 @@ INLINE double sum_of_lanes(const wide_exact_sum *total, double less)
     wide_exact_sum all = *total;
     for (int s = LANES / 2; s; s /= 2) {
         const vinteger other = lane_numbers() ^ s;
-        all.lost += __builtin_shuffle(all.lost, other);
-        add_wide(&all, __builtin_shuffle(all.sum, other));
+        all.lost += SHUFFLE(all.lost, other);
+        add_wide(&all, SHUFFLE(all.sum, other));
     }
     return (all.sum[0] - less) + all.lost[0];
 #endif

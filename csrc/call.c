@@ -6,7 +6,11 @@
 
 const char *fastce_compiler(void)
 {
-    return "gcc " __VERSION__; /* nothing else has these vectors' shuffles */
+#if defined(__clang__)
+    return "clang " __clang_version__;
+#else
+    return "gcc " __VERSION__;
+#endif
 }
 
 /* Neumaier's sum; inf and NaN have no rounding error. */

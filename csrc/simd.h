@@ -1,5 +1,5 @@
 /* The vectors that the maths is written in, for one element type and one ISA, on the compiler's
- * own vector types (gcc 12 or newer): arithmetic, comparisons and shifts are plain operators there.
+ * own vector types (gcc 12, clang 19 or newer): arithmetic, comparisons and shifts are plain operators there.
  * Only what those lack is spelled out per ISA: maximum, masks, table look-ups, widening, streaming stores.
  *
  * Compiled with -DFASTCE_f64 or, with float as real, one of -DFASTCE_f32, _f16, _bf16; a*b + c becomes one instruction where the ISA has
@@ -181,6 +181,23 @@ INLINE vreal as_reals(vinteger n)
 #endif
 }
 
+/* Lanes of v, a vector of any type, by a vector of their numbers. */
+#if defined(__clang__)
+#define SHUFFLE(v, index) __builtin_shufflevector(v, index)
+#else
+#define SHUFFLE(v, index) __builtin_shuffle(v, index)
+#endif
+
+/* Lanes of a and b by their numbers, which are known at compile time; b's follow a's. */
+INLINE vreal shuffle_two(vreal a, vreal b, vinteger index)
+{
+#if defined(__clang__) /* makes one instruction of all three */
+    return select_real((index & LANES) != 0, SHUFFLE(b, index), SHUFFLE(a, index));
+#else
+    return __builtin_shuffle(a, b, index);
+#endif
+}
+
 /* Lanes of v, one for each of an index's; an index of lane r is lane_index(r).  AVX2 has no such permutation of doubles. */
 #if defined(__AVX2__) && !defined(__AVX512F__) && defined(FASTCE_f64)
 typedef int32_t vhalves __attribute__((vector_size(VECTOR_BYTES)));
@@ -192,7 +209,7 @@ INLINE vinteger lane_index(integer r)
 
 INLINE vreal pick(vreal v, vinteger index)
 {
-    return (vreal)__builtin_shuffle((vhalves)v, (vhalves)index);
+    return (vreal)SHUFFLE((vhalves)v, (vhalves)index);
 }
 #else
 INLINE vinteger lane_index(integer r)
@@ -202,7 +219,7 @@ INLINE vinteger lane_index(integer r)
 
 INLINE vreal pick(vreal v, vinteger index)
 {
-    return __builtin_shuffle(v, index);
+    return SHUFFLE(v, index);
 }
 #endif
 
@@ -310,8 +327,8 @@ INLINE void transpose(vreal *v, int n)
         for (int i = 0; i < n; i++)
             if (!(i & s)) {
                 const vreal a = v[i], b = v[i + s];
-                v[i] = __builtin_shuffle(a, b, first);
-                v[i + s] = __builtin_shuffle(a, b, second);
+                v[i] = shuffle_two(a, b, first);
+                v[i + s] = shuffle_two(a, b, second);
             }
     }
 }
@@ -362,7 +379,7 @@ INLINE real largest_lane(vreal v)
 {
     const vinteger lane = lane_numbers();
 #pragma GCC unroll 8
-    for (int s = LANES / 2; s; s /= 2) v = maximum(v, __builtin_shuffle(v, lane ^ s));
+    for (int s = LANES / 2; s; s /= 2) v = maximum(v, SHUFFLE(v, lane ^ s));
     return v[0];
 }
 

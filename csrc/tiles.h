@@ -116,15 +116,15 @@ INLINE void columns_to_rows(elem *x, ptrdiff_t n_classes, const vreal *group)
 INLINE void pairs_to_columns(const elem *x, vreal *group)
 {
     const vreal a = load(x), b = load(x + LANES);
-    group[0] = __builtin_shuffle(a, b, lane_numbers() * 2);
-    group[1] = __builtin_shuffle(a, b, lane_numbers() * 2 + 1);
+    group[0] = shuffle_two(a, b, lane_numbers() * 2);
+    group[1] = shuffle_two(a, b, lane_numbers() * 2 + 1);
 }
 
 INLINE void columns_to_pairs(elem *x, const vreal *group)
 {
     const vinteger pair = lane_numbers() / 2 + (lane_numbers() & 1) * LANES;
-    store(x, __builtin_shuffle(group[0], group[1], pair));
-    store(x + LANES, __builtin_shuffle(group[0], group[1], pair + LANES / 2));
+    store(x, shuffle_two(group[0], group[1], pair));
+    store(x + LANES, shuffle_two(group[0], group[1], pair + LANES / 2));
 }
 
 /* Rows first .. first + n of an array to the tile, zeros in the lanes beyond n.  n_ahead: how many
