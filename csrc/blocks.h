@@ -112,10 +112,11 @@ INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v
 /* The last row whose terms are known: its gradient is written while the next row is read, from the first aligned
  * element on by whole vectors, for stores across lines take twice the time. */
 typedef struct {
-    char *grad;     /* NULL: nothing is pending */
-    int as_real;    /* grad holds reals where the logits are halves */
-    ptrdiff_t head; /* elements before the first aligned one */
-    int stream;
+    char *grad;  /* NULL: nothing is pending */
+    int as_real; /* grad holds reals where the logits are halves */
+    /* Elements before the first aligned one, and before the row's last line, where streaming stores end; 0: there
+     * are none. */
+    ptrdiff_t head, streamed;
     real factor, less; /* grad is term * factor - less */
 } pending_row;
 
@@ -124,15 +125,6 @@ INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from
 {
     const vreal g = load_real(terms + from) * row->factor - row->less;
     put_vector(row->grad, row->as_real, from, to - from, g);
-}
-
-INLINE void write_vector(const pending_row *row, const real *terms, ptrdiff_t j)
-{
-    const vreal g = load_real(terms + j) * row->factor - row->less;
-    if (row->stream)
-        store_stream((elem *)row->grad + j, g);
-    else
-        put_vector(row->grad, row->as_real, j, LANES, g);
 }
 
 /* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads terms up
@@ -145,8 +137,14 @@ INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t fro
     const pending_row copy = *row; /* in registers, whatever is stored */
     ptrdiff_t j = first;
     if (from == 0 && row->head) write_part(row, terms, 0, row->head);
+    const ptrdiff_t streamed = copy.streamed < end ? copy.streamed : end;
 #pragma GCC unroll 4
-    for (; j + LANES <= end; j += LANES) write_vector(&copy, terms, j);
+    for (; j + LANES <= streamed; j += LANES)
+        store_stream((elem *)copy.grad + j, load_real(terms + j) * copy.factor - copy.less);
+#pragma GCC unroll 4
+    for (; j + LANES <= end; j += LANES)
+        put_vector(copy.grad, copy.as_real, j, LANES,
+                   load_real(terms + j) * copy.factor - copy.less);
     if (j < end) write_part(row, terms, j, end);
 }
 

@@ -323,20 +323,22 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
         scratch.terms[input->target] = at_target;
     }
     const double less = input->is_even ? rows->scale[r] * input->spread : 0;
-    if (stream) { /* lines that it shares with its neighbours are read before they are written */
+    const char *end = grad + (size_t)n_classes * out_size;
+    if (stream) { /* lines that it shares with its neighbours are read before they are written, the last one by plain
+                   * stores: half a line that is streamed goes to memory alone, 600 ns, before the rest may be written */
         prefetch_for_write(grad);
-        prefetch_for_write(grad + (size_t)n_classes * out_size - 1);
+        prefetch_for_write(end - 1);
     }
     worker->pending[r] = (pending_row){
         .grad = grad,
         .as_real = as_real,
-        .stream = stream,
+        .streamed = stream ? n_classes - (ptrdiff_t)((uintptr_t)end % 64 / out_size) : 0,
         .head = (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size) / out_size),
         .factor = factor,
         .less = (real)less,
     };
     if (at_target - at_target != 0) { /* z-loss can make the factor 0 */
-        worker->pending[r].stream = 0;
+        worker->pending[r].streamed = 0;
         write_pending(&worker->pending[r], scratch.terms, n_classes);
         put(grad, as_real, input->target, (real)(target_grad - less));
     }
