@@ -505,11 +505,12 @@ static void cross_entropy_columns(fastce_call *call, int thread)
         worker.stream.to = row_of(&at.run.grad, at.row);
         worker.stream.n = 0;
         for (ptrdiff_t first = at.row; first < at.end; first += n) {
-            const uintptr_t grad = (uintptr_t)row_of(&at.run.grad, first);
             n = at.end - first < most ? at.end - first : most;
             if (call->stream && call->out_elem == OWN_ELEM && at.run.grad.row_stride == sizeof(elem)
-                && grad % STREAM_BYTES && n > LANES) /* streaming needs alignment */
-                n = (ptrdiff_t)((STREAM_BYTES - grad % STREAM_BYTES) / sizeof(elem));
+                && n == most) { /* whole lines are streamed: up to the first one in class 0 */
+                const uintptr_t grad = (uintptr_t)row_of(&at.run.grad, first);
+                n -= (ptrdiff_t)(grad % 64 / sizeof(elem));
+            }
             one_tile(call, &at.run, &worker, first, n);
             for (ptrdiff_t i = 0; i < n; i += DOUBLES)
                 add_wide(&chunk_sum, doubles_at(worker.rows.loss, i));

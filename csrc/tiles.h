@@ -184,7 +184,7 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
         const ptrdiff_t whole = n / LANES * LANES;
         for (ptrdiff_t j = 0; j < n_classes; j++) {
             elem *to = (elem *)(out + j * class_stride);
-            if (stream && (uintptr_t)to % STREAM_BYTES == 0)
+            if (stream && (uintptr_t)to % 64 == 0 && n % LINE == 0)
                 for (i = 0; i < whole; i += LANES)
                     store_stream(to + i, group_of(tile, n_classes, i)[j]);
             else
