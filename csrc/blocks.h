@@ -112,19 +112,23 @@ INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v
 /* The last row whose terms are known: its gradient is written while the next row is read, from the first aligned
  * element on by whole vectors, for stores across lines take twice the time. */
 typedef struct {
-    char *grad;  /* NULL: nothing is pending */
-    int as_real; /* grad holds reals where the logits are halves */
-    /* Elements before the first aligned one, and before the row's last line, where streaming stores end; 0: there
-     * are none. */
-    ptrdiff_t head, streamed;
-    real factor, less; /* grad is term * factor - less */
+    char *grad;         /* NULL: nothing is pending */
+    int as_real;        /* grad holds reals where the logits are halves */
+    ptrdiff_t head;     /* elements before the first aligned one */
+    ptrdiff_t streamed; /* where whole lines end, which are streamed; 0: plain stores */
+    real factor, less;  /* grad is term * factor - less */
 } pending_row;
 
-/* Elements [from, to) of a pending gradient, less than a vector of them. */
+/* Elements j .. j + LANES of a pending gradient. */
+INLINE vreal pending_vector(const pending_row *row, const real *terms, ptrdiff_t j)
+{
+    return load_real(terms + j) * row->factor - row->less;
+}
+
+/* Writes its elements [from, to), at most a vector. */
 INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
 {
-    const vreal g = load_real(terms + from) * row->factor - row->less;
-    put_vector(row->grad, row->as_real, from, to - from, g);
+    put_vector(row->grad, row->as_real, from, to - from, pending_vector(row, terms, from));
 }
 
 /* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads terms up
@@ -140,11 +144,9 @@ INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t fro
     const ptrdiff_t streamed = copy.streamed < end ? copy.streamed : end;
 #pragma GCC unroll 4
     for (; j + LANES <= streamed; j += LANES)
-        store_stream((elem *)copy.grad + j, load_real(terms + j) * copy.factor - copy.less);
+        store_stream((elem *)copy.grad + j, pending_vector(&copy, terms, j));
 #pragma GCC unroll 4
-    for (; j + LANES <= end; j += LANES)
-        put_vector(copy.grad, copy.as_real, j, LANES,
-                   load_real(terms + j) * copy.factor - copy.less);
+    for (; j + LANES <= end; j += LANES) write_part(&copy, terms, j, j + LANES);
     if (j < end) write_part(row, terms, j, end);
 }
 

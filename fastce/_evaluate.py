@@ -115,7 +115,7 @@ def evaluate(
     """
     top_k = _kernel.check_index(top_k, "top_k")
     if top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, got {top_k}")
+        raise ValueError(f"top_k must be 1 or more, got {_kernel.shown(top_k)}")
     stats = _kernel.evaluate(logits, targets, axis, ignore_index, n_threads)
     labels = np.asarray(targets)
     weight = np.ones(len(stats))

@@ -157,18 +157,23 @@ def check_index(value, name):
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an int, got bool")
     try:
-        number = index(value)
+        return index(value)
     except TypeError:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
-    if number.bit_length() > 64:  # Python prints no int of more than 4300 digits
-        raise ValueError(f"{name} must be an int of 64 bits, got one of {number.bit_length()}")
-    return number
+
+
+def shown(value, text=str):
+    """value for an error's one line."""
+    try:
+        return " ".join(text(value).split())  # of an array, several lines
+    except ValueError:  # Python prints no int of more than 4300 digits
+        return f"a huge {type(value).__name__}"
 
 
 def check_threads(n_threads, name="n_threads"):
     n_threads = check_index(n_threads, name)
     if not 1 <= n_threads <= 65536:
-        raise ValueError(f"{name} must be 1 or more (65536 at most), got {n_threads}")
+        raise ValueError(f"{name} must be 1 or more (65536 at most), got {shown(n_threads)}")
     return min(n_threads, MOST_THREADS)
 
 
@@ -360,17 +365,19 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str na
         same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
     if _overlaps_itself(array):
         raise ValueError(f"out must not repeat its elements, got strides {out.strides}")
-    if not same and (_share_memory(array, logits) or (
-            given is not logits and cnp.PyArray_Check(given)
-            and _share_memory(array, <cnp.ndarray>given))):
+    if not same and _share_memory(array, _given_array(given, logits)):
         raise ValueError(f"out must be {name} itself or share no memory with it")
     return array
 
 
+cdef cnp.ndarray _given_array(object given, cnp.ndarray array):
+    """What the caller gave, if that is an array, or the array that is read instead. Where that is a
+    copy, given would be overwritten all the same."""
+    return <cnp.ndarray>given if cnp.PyArray_Check(given) else array
+
+
 cdef int _refuse_overlap(cnp.ndarray out, str name, object given, cnp.ndarray array) except -1:
-    """given: what the caller gave; array: what is read. Where that is a copy, given would be
-    overwritten all the same."""
-    cdef cnp.ndarray other = <cnp.ndarray>given if cnp.PyArray_Check(given) else array
+    cdef cnp.ndarray other = _given_array(given, array)
     if other is not None and _share_memory(out, other):
         raise ValueError(f"out must share no memory with {name}")
     return 0
@@ -447,12 +454,11 @@ cdef double _as_number(object value, str name, double low, bint low_fits, double
             number = value
         except (TypeError, ValueError):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
-        except OverflowError:
-            raise ValueError(f"{name} must be a finite number, got an {type(value).__name__} "
-                             "that is too large for a float") from None
+        except OverflowError:  # an int
+            number = float("inf")
     if not (low <= number <= high and number - number == 0) or (number == low and not low_fits):
         bounds = f"{'[' if low_fits else '('}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be a finite number in {bounds}, got {value}")
+        raise ValueError(f"{name} must be a finite number in {bounds}, got {shown(value)}")
     return number
 
 
@@ -721,7 +727,7 @@ cdef int _class_axis(object axis, cnp.ndarray logits, str name="logits") except 
     if not (type(axis) is int and axis == -1):
         axis = check_index(axis, "axis")
         if not -n_dims <= axis < n_dims:
-            raise ValueError(f"axis is {axis}, out of range for {name} of shape "
+            raise ValueError(f"axis is {shown(axis)}, out of range for {name} of shape "
                              f"{(<object>logits).shape}")
         class_axis = axis % n_dims
     if cnp.PyArray_DIM(logits, class_axis) == 0:

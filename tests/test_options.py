@@ -426,7 +426,7 @@ def test_upstream_scales_the_gradient_and_not_the_loss(rng):
     [
         ({"label_smoothing": -0.1}, "label_smoothing.*-0.1"),
         ({"label_smoothing": 1.1}, "label_smoothing.*1.1"),
-        ({"label_smoothing": 10**400}, "label_smoothing.*too large"),
+        ({"label_smoothing": 10**400}, "label_smoothing.*1000"),
         ({"sample_weight": [1e308] * 4}, "sample_weight.*finite sum.*inf"),
         ({"label_smoothing": np.nan}, "label_smoothing.*nan"),
         ({"label_smoothing": "0.1"}, "label_smoothing"),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastce import Evaluation, cross_entropy_with_grad, evaluate, softmax
-from fastce._kernel import adam_step, check_array
+from fastce._kernel import adam_step, check_array, shown
 
 from . import network
 from .files import as_path, load_arrays, save_arrays
@@ -141,7 +141,7 @@ class MLPClassifier:
     def __repr__(self) -> str:
         defaults = inspect.signature(MLPClassifier).parameters
         changed = [
-            f"{name}={_shown(value)}"
+            f"{name}={shown(value, repr)}"
             for name, value in self.get_params().items()
             if repr(value) != repr(defaults[name].default)
         ]
@@ -227,20 +227,20 @@ class MLPClassifier:
             hidden = (hidden,) if isinstance(hidden, numbers.Integral) else tuple(hidden)
         except TypeError:
             raise TypeError(
-                f"hidden_layer_sizes: expected an integer or several, got {_shown(hidden)}"
+                f"hidden_layer_sizes: expected an integer or several, got {shown(hidden, repr)}"
             ) from None
         for size in hidden:
             _check_integer("hidden_layer_sizes", size, 1)
             if size >= 2**31:
                 raise ValueError(
-                    f"hidden_layer_sizes: expected less than 2**31, got {_shown(size)}"
+                    f"hidden_layer_sizes: expected less than 2**31, got {shown(size, repr)}"
                 )
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("max_iter", self.max_iter, 1)
         if self.random_state is not None:
             _check_integer("random_state", self.random_state, 0)
         if not isinstance(self.solver, str):
-            raise TypeError(f"solver: expected a str, got {_shown(self.solver)}")
+            raise TypeError(f"solver: expected a str, got {shown(self.solver, repr)}")
         if self.solver not in N_MOMENTS:
             raise ValueError(f'solver: expected "adam" or "sgd", got {self.solver!r}')
         for name in ("learning_rate_init", "epsilon"):
@@ -510,23 +510,16 @@ def _check_length(y: np.ndarray, n_rows: int) -> None:
         raise ValueError(f"y: expected {n_rows} labels, one for each row of X, got {len(y)}")
 
 
-def _shown(value: object) -> str:
-    try:
-        return " ".join(repr(value).split())  # of an array, several lines
-    except ValueError:  # of an int, more digits than Python prints
-        return f"a huge {type(value).__name__}"
-
-
 def _check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {_shown(value)}")
+        raise TypeError(f"{name}: expected an integer, got {shown(value, repr)}")
     if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {_shown(value)}")
+        raise ValueError(f"{name}: expected {least} or more, got {shown(value, repr)}")
 
 
 def _as_float(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {_shown(value)}")
+        raise TypeError(f"{name}: expected a number, got {shown(value, repr)}")
     try:
         return float(value)
     except OverflowError:  # an int
