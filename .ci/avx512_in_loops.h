@@ -160,7 +160,6 @@ MASK(loops_sign_epi32_mask, __mmask16, loops_i32, 16, x[i] < y[i])
 MASK(loops_sign_epi64_mask, __mmask8, loops_i64, 8, x[i] < y[i])
 #define loops_movepi32_mask(a) loops_sign_epi32_mask(a, (__m512i){0})
 #define loops_movepi64_mask(a) loops_sign_epi64_mask(a, (__m512i){0})
-#define loops_mask_test_epi32_mask(m, a, b) ((__mmask16)((m) & loops_test_epi32_mask(a, b)))
 
 LOOPS __mmask16 loops_test_epi8_mask(__m128i a, __m128i b)
 {
@@ -234,7 +233,6 @@ LOOPS void loops_mask_storeu_epi16(void *x, __mmask16 m, __m256i a)
 #define _mm512_mask_mov_ps loops_mask_mov_ps
 #define _mm512_mask_storeu_pd loops_mask_storeu_pd
 #define _mm512_mask_storeu_ps loops_mask_storeu_ps
-#define _mm512_mask_test_epi32_mask loops_mask_test_epi32_mask
 #define _mm512_maskz_mov_pd loops_maskz_mov_pd
 #define _mm512_maskz_mov_ps loops_maskz_mov_ps
 #define _mm512_maskz_permutexvar_epi16 loops_maskz_permutexvar_epi16

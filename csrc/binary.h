@@ -151,7 +151,7 @@ INLINE void stream_out(elem *to, ptrdiff_t n, const real *from)
     ptrdiff_t k = 0;
     for (; k < n && (uintptr_t)(to + k) % STREAM_BYTES; k++)
         put_as(OWN_ELEM, (char *)(to + k), from[k]);
-    for (; k + LANES <= n; k += LANES) store_stream(to + k, load_real(from + k));
+    for (; k + LANES <= n; k += LANES) store_stream(to + k, plain_nan(load_real(from + k)));
     for (; k < n; k++) put_as(OWN_ELEM, (char *)(to + k), from[k]);
 }
 

@@ -169,9 +169,9 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
                     = (vreal)((vinteger)(z * to_cap * c * bend) & (z > splat(HIDDEN)));
                 hess_z = hess_z * c * c + grad_z * curve;
             }
-            hess[j] = hess_z * (real)call->logit_scale;
+            hess[j] = plain_nan(hess_z * (real)call->logit_scale);
         }
-        terms[j] = call->softcap != 0 ? grad_z * c : grad_z;
+        terms[j] = plain_nan(call->softcap != 0 ? grad_z * c : grad_z);
     }
 }
 

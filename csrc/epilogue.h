@@ -116,14 +116,17 @@ INLINE int is_dense(const fastce_call *call)
     return call->probabilities.data || call->smoothing != 0;
 }
 
-/* 1 / total and log(total / top) of rows; a maximum of +-inf makes a row NaN. */
+/* 1 / total and log(total / top) of rows; a maximum of +-inf makes a row NaN, whose bits log_of_sum() mixes. */
 INLINE void log_sums(row_tile *rows, ptrdiff_t n, double *inverse, double *log_sum)
 {
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble max = doubles_at(rows->max, i), top = doubles_at(rows->top, i);
         const vdouble others = doubles_at(rows->others, i) + (max - max);
+        vdouble inverse_of_row;
+        const vdouble log_of_row = log_of_sum(top, others, &inverse_of_row);
         *(vdouble *)(rows->others + i) = others;
-        *(vdouble *)(log_sum + i) = log_of_sum(top, others, (vdouble *)(inverse + i));
+        *(vdouble *)(inverse + i) = plain_nan_double(inverse_of_row);
+        *(vdouble *)(log_sum + i) = plain_nan_double(log_of_row);
     }
 }
 
@@ -174,8 +177,8 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
             loss += lse * lse * call->z_loss;
             pull += lse * (2 * call->z_loss);
         }
-        const vdouble scale = sample_weight * doubles_at(rows->upstream, i)
-                              * (call->grad_scale * call->logit_scale);
+        const vdouble scale = plain_nan_double(sample_weight * doubles_at(rows->upstream, i)
+                                               * (call->grad_scale * call->logit_scale));
         const vdouble pushed = scale * weight * slope;
         vdouble whole = pushed, target_grad = splat_double(0);
         if (dense || call->z_loss != 0) { /* or a scale of inf would meet 0 */

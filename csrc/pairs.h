@@ -40,7 +40,8 @@ static void pair_tile(const fastce_call *call, ptrdiff_t n, const int64_t *targe
         const vlong target = *(const vlong *)(targets + i), is_there = target >= 0;
         const vdouble weight = doubles_at(rows->weight, i);
         const vdouble sample_weight = doubles_at(rows->sample_weight, i);
-        const vdouble scale = weight * sample_weight * doubles_at(rows->upstream, i) * all_scale;
+        const vdouble scale
+            = plain_nan_double(weight * sample_weight * doubles_at(rows->upstream, i) * all_scale);
         const vdouble lead = doubles_at(lead_of, i), u = doubles_at(u_of, i);
         const vlong leads = lead > 0;
         vdouble inverse;

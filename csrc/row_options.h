@@ -167,9 +167,9 @@ static void write_row(const fastce_call *call, const row_input *input, const row
                 const vreal curve = (vreal)((vinteger)bent & (z > splat(HIDDEN)));
                 hess_z = hess_z * c * c + grad_z * curve;
             }
-            put_vector(hess, as_real, j, left, hess_z * (real)call->logit_scale);
+            put_vector(hess, as_real, j, left, plain_nan(hess_z * (real)call->logit_scale));
         }
-        put_vector(grad, as_real, j, left, chain ? grad_z * c : grad_z);
+        put_vector(grad, as_real, j, left, plain_nan(chain ? grad_z * c : grad_z));
     }
 }
 

@@ -333,16 +333,50 @@ def test_nan_is_nan_whatever_else_the_row_holds(n_classes, half, isa, rng):
     assert np.isnan(grad.astype(np.float32)).all()
 
 
+ODD_DOUBLES = np.array([-1, 2**63 - 1, 0x7FFFFFF << 36, (0x7FF << 52) + 1]).view(np.float64)
+ODD_NANS = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7FFF8000, 0x7F800001], np.uint32).view(np.float32)
+
+
 @pytest.mark.parametrize("n_classes", [10, 130])
-def test_nan_of_any_bits_is_nan(n_classes, half, isa, rng):
-    """As soft targets bring it, too."""
+@pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"hess": True}], ids=str)
+def test_nan_of_any_bits_is_nan_in_soft_targets(n_classes, options, half, isa, rng):
     x = rng.normal(size=(40, n_classes)).astype(half)
     q = np.full(x.shape, 1 / n_classes, np.float32)
-    for bits in (0x7FFFFFFF, 0xFFFFFFFF, 0x7FFF8000, 0x7F800001):
-        q[17, 3] = np.uint32(bits).view(np.float32)
-        grad = fastce.cross_entropy_with_grad(x, q, reduction="none")[1].astype(np.float32)
-        assert np.isnan(grad[17]).all()
-        assert not np.isnan(np.delete(grad, 17, 0)).any()
+    others = np.arange(40) != 17
+    for nan in ODD_NANS:
+        q[17, 3] = nan
+        if "hess" in options:
+            _, grad, hess = fastce.cross_entropy_with_grad_hess(x, q, reduction="none")
+            assert not np.isnan(hess[others].astype(np.float32)).any()
+        else:
+            _, grad = fastce.cross_entropy_with_grad(x, q, reduction="none", **options)
+        assert np.isnan(grad[17].astype(np.float32)).all()
+        assert not np.isnan(grad[others].astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 10, 130])
+@pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"z_loss": 0.1}], ids=str)
+def test_nan_of_any_bits_is_nan_upstream(n_classes, options, half, isa, rng):
+    """Of one number for all rows and of one a row, in memory order and not."""
+    x = rng.normal(size=(40, n_classes)).astype(half)
+    y = rng.integers(0, n_classes, len(x))
+    for nan in ODD_DOUBLES:
+        for logits in (x, np.asfortranarray(x)):
+            _, grad = fastce.cross_entropy_with_grad(logits, y, upstream=nan, **options)
+            assert np.isnan(grad.astype(np.float32)).all()
+            upstream = np.where(np.arange(40) == 17, nan, 1)
+            _, grad = fastce.cross_entropy_with_grad(
+                logits, y, reduction="none", upstream=upstream, **options
+            )
+            assert np.isnan(grad.astype(np.float32)).any(1).tolist() == [i == 17 for i in range(40)]
+
+
+def test_nan_of_any_bits_is_nan_in_binary_losses(half, isa, rng):
+    x = rng.normal(size=3_000_000).astype(half)  # past the caches, by vectors
+    upstream = np.ones(x.shape)
+    upstream[17 :: len(x) // 3] = ODD_DOUBLES[:3]
+    _, grad = fastce.binary_cross_entropy_with_grad(x, x > 0, reduction="none", upstream=upstream)
+    np.testing.assert_array_equal(np.isnan(grad.astype(np.float32)), np.isnan(upstream))
 
 
 @pytest.mark.parametrize("n_classes", [3, 33, 120])
