@@ -131,6 +131,25 @@ INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from
     put_vector(row->grad, row->as_real, from, to - from, pending_vector(row, terms, from));
 }
 
+/* A whole vector of them, past the caches or not. */
+INLINE void write_vector(const int stream, const pending_row *row, const real *terms, ptrdiff_t j)
+{
+    if (stream)
+        store_stream((elem *)row->grad + j, pending_vector(row, terms, j));
+    else
+        write_part(row, terms, j, j + LANES);
+}
+
+/* All whole vectors of them from element j on that end before `end`, past the caches or not.  Returns where they end. */
+INLINE ptrdiff_t write_vectors(const int stream, const pending_row *row, const real *terms,
+                               ptrdiff_t j, ptrdiff_t end)
+{
+    for (; j + GROUP <= end; j += GROUP)
+        for (int i = 0; i < GROUP; i += LANES) write_vector(stream, row, terms, j + i);
+    for (; j + LANES <= end; j += LANES) write_vector(stream, row, terms, j);
+    return j;
+}
+
 /* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads terms up
  * to head beyond them, which the next row overwrites only afterwards. */
 INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t from,
@@ -139,14 +158,9 @@ INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t fro
     const ptrdiff_t first = row->head + from;
     const ptrdiff_t end = first + BURST < n_classes ? first + BURST : n_classes;
     const pending_row copy = *row; /* in registers, whatever is stored */
-    ptrdiff_t j = first;
     if (from == 0 && row->head) write_part(row, terms, 0, row->head);
-    const ptrdiff_t streamed = copy.streamed < end ? copy.streamed : end;
-#pragma GCC unroll 4
-    for (; j + LANES <= streamed; j += LANES)
-        store_stream((elem *)copy.grad + j, pending_vector(&copy, terms, j));
-#pragma GCC unroll 4
-    for (; j + LANES <= end; j += LANES) write_part(&copy, terms, j, j + LANES);
+    ptrdiff_t j = write_vectors(1, &copy, terms, first, copy.streamed < end ? copy.streamed : end);
+    j = write_vectors(0, &copy, terms, j, end);
     if (j < end) write_part(row, terms, j, end);
 }
 
@@ -170,12 +184,10 @@ typedef struct {
     ptrdiff_t top_at;
 } row_input;
 
-/* Fetches what will be read AHEAD of element j: past the end of a row, the next one. */
-INLINE void prefetch_group(const row_input *input, ptrdiff_t n_classes, ptrdiff_t j)
+/* The row that element j + AHEAD is of, as if it was one with this row: past its end it is the next one. */
+INLINE const elem *row_ahead(const row_input *input, ptrdiff_t n_classes, ptrdiff_t j)
 {
-    const ptrdiff_t at = j + AHEAD;
-    const elem *from = at < n_classes || !input->next_x ? input->x : input->next_x - n_classes;
-    for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch_to_l2(from + at + i);
+    return j + AHEAD < n_classes || !input->next_x ? input->x : input->next_x - n_classes;
 }
 
 /* How rows are cut into blocks: n_blocks of n_groups each, the first n_longer of one more. */
@@ -225,25 +237,21 @@ INLINE real logit_at(const fastce_call *call, const row_input *row, int64_t j)
     return get(row->x + j) * (real)call->logit_scale;
 }
 
-/* Where a block's logits are: block, which prepare_block() made, or x and, where there is a mask, seen; and copies of
- * their last group where it is partial. */
+/* Where a block's logits are: in block, which prepare_block() made, or in x and, where there is a mask, seen. */
 typedef struct {
     const real *block;
-    const elem *x, *tail;
-    const char *seen, *tail_seen;
-    ptrdiff_t whole; /* elements in whole groups */
+    const elem *x;
+    const char *seen;
     real scale, shift;
 } block_input;
 
 /* Its four vectors from j on. */
 INLINE void load_group(const int change, const block_input *in, ptrdiff_t j, vreal *v)
 {
-    const int is_whole = j < in->whole;
-    const elem *x = is_whole ? in->x + j : in->tail;
-    const char *seen = is_whole && in->seen ? in->seen + j : in->tail_seen;
     for (int i = 0; i < GROUP; i += LANES) {
-        const vreal z = in->block ? *(const vreal *)(in->block + j + i) - in->shift : load(x + i);
-        v[i / LANES] = change_logits(change, z, seen + i, in->scale);
+        const vreal z
+            = in->block ? *(const vreal *)(in->block + j + i) - in->shift : load(in->x + j + i);
+        v[i / LANES] = change_logits(change, z, in->seen + j + i, in->scale);
     }
 }
 
@@ -254,50 +262,57 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
                         const vreference *ref, real *to, const pending_row *pending,
                         const real *pending_terms, wide_exact_sum *total)
 {
-    const ptrdiff_t n_classes = call->n_classes;
-    const ptrdiff_t whole = n / GROUP * GROUP;
-    _Alignas(64) elem tail[GROUP];
+    const ptrdiff_t n_classes = call->n_classes, whole = n / GROUP * GROUP;
+    static const _Alignas(64) real nothing[GROUP];
+    const char *seen = change == MASKED_AND_SCALED ? input->where + start : NULL;
+    const elem *x = input->x + start;
+    _Alignas(64) elem tail[GROUP]; /* the last group, where it is partial */
     char tail_seen[GROUP] = {0};
-    const block_input in = {
-        .block = block,
-        .x = input->x + start,
-        .tail = tail,
-        .seen = change == MASKED_AND_SCALED ? input->where + start : NULL,
-        .tail_seen = tail_seen,
-        .whole = whole,
-        .scale = (real)call->logit_scale,
-        .shift = shift,
-    };
     wide_exact_sum sum = {splat_double(0), splat_double(0)};
-    vreal max = splat(HIDDEN), ahead[4];
+    vreal max = splat(HIDDEN);
+    const real *late = nothing;
     if (!block && whole < n)
         for (ptrdiff_t l = 0; l < GROUP; l += LANES)
-            store(tail + l, load_up_to(in.x, whole + l, n, HIDDEN));
-    if (in.seen) memcpy(tail_seen, in.seen + whole, (size_t)(n - whole));
-    if (LOADS_EARLY) load_group(change, &in, 0, ahead);
-    for (ptrdiff_t j = 0; j < n; j += GROUP) {
-        if (pending->grad && (start + j) % BURST == 0)
-            write_burst(pending, pending_terms, start + j, n_classes);
-        prefetch_group(input, n_classes, start + j);
-        vreal v[4], e[4];
-        if (LOADS_EARLY) {
-            memcpy(v, ahead, sizeof v);
-            if (j + GROUP < n) load_group(change, &in, j + GROUP, ahead);
-        } else {
-            load_group(change, &in, j, v);
+            store(tail + l, load_up_to(x, whole + l, n, HIDDEN));
+    if (seen) memcpy(tail_seen, seen + whole, (size_t)(n - whole));
+    for (ptrdiff_t from = 0, length; from < n; from += length) {
+        const ptrdiff_t at = start + from, is_whole = from < whole;
+        if (pending->grad && at % BURST == 0) write_burst(pending, pending_terms, at, n_classes);
+        const elem *fetched = row_ahead(input, n_classes, at) + at + AHEAD;
+        const block_input in = {
+            .block = block ? block + from : NULL,
+            .x = is_whole ? x + from : tail,
+            .seen = is_whole ? seen + from : tail_seen,
+            .scale = (real)call->logit_scale,
+            .shift = shift,
+        };
+        length = BURST - at % BURST; /* up to where the next one is due, or to the partial group */
+        if (length > (is_whole ? whole : n) - from) length = (is_whole ? whole : n) - from;
+        vreal ahead[4];
+        if (LOADS_EARLY) load_group(change, &in, 0, ahead);
+        for (ptrdiff_t j = 0; j < length; j += GROUP) {
+            for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch_to_l2(fetched + j + i);
+            vreal v[4], e[4];
+            if (LOADS_EARLY) {
+                memcpy(v, ahead, sizeof v);
+                if (j + GROUP < length) load_group(change, &in, j + GROUP, ahead);
+            } else {
+                load_group(change, &in, j, v);
+            }
+            for (int i = 0; i < 4; i++) {
+                max = maximum(v[i], max); /* NaN is passed over */
+                e[i] = exp_terms(v[i], ref);
+                *(vreal *)(to + from + j + i * LANES) = e[i];
+            }
+            /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
+             * chain of term, conversion and sum is long: 0.95 of the time. */
+            if (WIDE > 1) add_group(&sum, late);
+            late = to + from + j;
         }
-        for (int i = 0; i < 4; i++) {
-            max = maximum(v[i], max); /* NaN is passed over */
-            e[i] = exp_terms(v[i], ref);
-            *(vreal *)(to + j + i * LANES) = e[i];
-        }
-        /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
-         * chain of term, conversion and sum is long: 0.95 of the time. */
-        if (WIDE > 1 && j) add_group(&sum, to + j - GROUP);
     }
     const real largest = largest_lane(max);
     if (WIDE > 1)
-        add_group(&sum, to + (n - 1) / GROUP * GROUP);
+        add_group(&sum, late);
     else
         add_block(&sum, to, n, exp_term(largest, ref));
     *total = sum;

@@ -197,8 +197,8 @@ static void evaluate_tile(const fastce_call *call, real *tile, option_tiles *mor
 {
     const ptrdiff_t n_classes = call->n_classes;
     for (ptrdiff_t i = 0; i < n; i++) {
-        elem x[FEW_CLASSES];
-        real terms[FEW_CLASSES];
+        elem x[MOST_FEW_CLASSES];
+        real terms[MOST_FEW_CLASSES];
         const row_input input = {.x = x, .target = targets[i]};
         stats[i] = (fastce_row_stats){.rank = -1};
         if (targets[i] < 0) continue;

@@ -25,14 +25,6 @@ INLINE column_tops tops_of(const vreal *group, ptrdiff_t n_classes)
     return (column_tops){max, shift, window_of(power)};
 }
 
-/* Whether a row's target is its top, in the sense of epilogue.h, instead of its maximum: where a loss depends on the
- * target's probability alone, others / target is all that it takes, and no maximum has to be known, nor ties. */
-INLINE int has_target_top(const fastce_call *call)
-{
-    return is_linear(call) && call->smoothing == 0 && call->z_loss == 0 && call->targets.data
-           && call->loss < FASTCE_SOFTMAX;
-}
-
 /* Whether n rows have one reference. */
 INLINE int have_one_reference(const column_tops *tops, ptrdiff_t n)
 {
@@ -49,6 +41,9 @@ INLINE vdouble sum_of_column(const wide_exact_sum *total, int w)
     return WIDE == 1 ? total->sum + total->lost : w ? total->lost : total->sum;
 }
 
+/* A little above the term at the lower end of a reference's window. */
+#define LEAST_IN_WINDOW (LIFT * KAPPA * (1 + 0x1p-20))
+
 /* A target so far below the others that its term is 0, also in double: then these are the top.  max and the target's
  * logit become the two parts of their logsumexp less the logit, of which the larger is rounded once. */
 static __attribute__((cold, noinline)) void sink_target(double shift, double power, ptrdiff_t r,
@@ -62,20 +57,58 @@ static __attribute__((cold, noinline)) void sink_target(double shift, double pow
     rows->others[r] = rows->target_term[r] = 0;
 }
 
-/* Makes the targets of LANES rows their tops; total is the sum of the others. */
-INLINE void target_tops(const wide_exact_sum *total, vreal shift, vreal power, ptrdiff_t i,
-                        row_tile *rows)
+/* Those of LANES rows. */
+static __attribute__((cold, noinline)) void sink_targets(const vreal *shift, const vreal *power,
+                                                         ptrdiff_t i, row_tile *rows)
 {
+    for (ptrdiff_t r = 0; r < LANES; r++)
+        if (rows->top[i + r] == 0) sink_target((*shift)[r], (*power)[r], i + r, rows);
+}
+
+/* Makes the targets of LANES rows their tops, with the sums of the others.  Returns whether a target's term is below
+ * the reference's window. */
+INLINE int target_tops(const vdouble *others, vreal shift, vreal power, ptrdiff_t i, row_tile *rows)
+{
+    vlong is_low = splat_double(0) != 0;
     for (int w = 0; w < WIDE; w++) {
         const ptrdiff_t lane = i + w * DOUBLES;
         const vdouble x = doubles_at(rows->target_logit, lane);
         const vdouble top = exact_terms(x - widen(shift, w), widen(power, w));
-        *(vdouble *)(rows->others + lane) = sum_of_column(total, w);
+        *(vdouble *)(rows->others + lane) = others[w];
         *(vdouble *)(rows->max + lane) = x;
         *(vdouble *)(rows->top + lane) = *(vdouble *)(rows->target_term + lane) = top;
+        is_low |= top < LEAST_IN_WINDOW;
     }
-    for (ptrdiff_t r = 0; r < LANES; r++)
-        if (rows->top[i + r] == 0) sink_target(shift[r], power[r], i + r, rows);
+    const int has_low = any((vinteger)is_low);
+    if (has_low) sink_targets(&shift, &power, i, rows);
+    return has_low;
+}
+
+/* The sums of LANES rows' terms without their targets', in the order of flat_sums(). */
+INLINE void column_sums(const vreal *group, ptrdiff_t n_classes, vinteger label, vdouble *sums)
+{
+    const ptrdiff_t left = n_classes % DOUBLES;
+    vdouble sum[WIDE][DOUBLES];
+#pragma GCC unroll 8
+    for (int l = 0; l < DOUBLES; l++) {
+        const integer j = (integer)(n_classes - left) + l;
+        const vreal e = l < left ? (vreal)((vinteger)group[j] & ~(label == j)) : splat(0);
+        for (int w = 0; w < WIDE; w++) sum[w][l] = widen(e, w);
+    }
+    for (ptrdiff_t k = 0; k < n_classes - left; k += DOUBLES)
+#pragma GCC unroll 8
+        for (int l = 0; l < DOUBLES; l++) {
+            const integer j = (integer)k + l;
+            const vreal e = (vreal)((vinteger)group[j] & ~(label == j));
+            for (int w = 0; w < WIDE; w++) sum[w][l] += widen(e, w);
+        }
+    for (int w = 0; w < WIDE; w++) {
+#pragma GCC unroll 3
+        for (int n = 1; n < DOUBLES; n *= 2)
+#pragma GCC unroll 4
+            for (int l = 0; l < DOUBLES; l += 2 * n) sum[w][l] += sum[w][l + n];
+        sums[w] = sum[w][0];
+    }
 }
 
 /* Replaces the logits of LANES rows by their terms, and fills the rows' max, top and others: of rows whose targets
@@ -85,14 +118,19 @@ INLINE void target_column_terms(vreal *group, ptrdiff_t n_classes, ptrdiff_t i,
 {
     const vinteger label = *(const vinteger *)(labels + i);
     const vreference ref = reference_at(tops->power);
+    vdouble others[WIDE];
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     for (ptrdiff_t r = 0; r < LANES; r++)
         rows->target_logit[i + r] = *lane_at(group, labels[i + r], r);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         group[j] = exp_terms(group[j] - tops->shift, &ref);
-        add_vector(&total, (vreal)((vinteger)group[j] & ~(label == (integer)j)));
+        if (WIDE == 1) add_vector(&total, (vreal)((vinteger)group[j] & ~(label == (integer)j)));
     }
-    target_tops(&total, tops->shift, tops->power, i, rows);
+    if (WIDE == 1)
+        others[0] = sum_of_column(&total, 0);
+    else
+        column_sums(group, n_classes, label, others);
+    target_tops(others, tops->shift, tops->power, i, rows);
 }
 
 /* The same by maxima; terms may be flat already. */
@@ -195,10 +233,10 @@ typedef struct {
     _Alignas(64) integer labels[TILE]; /* the same, but 0 where there is none */
 } tile_worker;
 
-/* The terms of those of DOUBLES rows whose factor is_extreme, in the tile or flat. */
-static void rescale_tile(tile_worker *worker, ptrdiff_t n_classes, ptrdiff_t i)
+/* The terms of those rows whose factor is_extreme, in the tile or flat. */
+static __attribute__((cold, noinline)) void rescale_tile(tile_worker *worker, ptrdiff_t n_classes)
 {
-    for (ptrdiff_t r = i; r < i + DOUBLES; r++) {
+    for (ptrdiff_t r = 0; r < worker->n; r++) {
         if (!is_extreme(&worker->rows, r)) continue;
         const double part = rescale_row(&worker->rows, r);
         if (worker->is_flat)
@@ -289,47 +327,71 @@ INLINE int has_no_shift(double power)
     return power * LN2_DOUBLE_HIGH > -SHIFT_FROM && (power + WINDOW) * LN2_DOUBLE_HIGH < SHIFT_FROM;
 }
 
+/* The logits of rows' targets; 0 of those that are not there. */
+INLINE void flat_targets(const fastce_call *call, const elem *x, tile_worker *worker)
+{
+    const real scale = (real)call->logit_scale;
+    const integer *labels = worker->labels;
+    _Alignas(64) real logits[TILE];
+    for (ptrdiff_t i = 0; i < worker->n; i += LANES, x += LANES * call->n_classes)
+        for (ptrdiff_t r = 0; r < LANES; r++)
+            logits[i + r] = get(x + r * call->n_classes + labels[i + r]);
+    for (ptrdiff_t r = 0; !worker->all_there && r < worker->n; r++)
+        if (worker->targets[r] < 0) logits[r] = 0;
+    for (ptrdiff_t i = 0; i < worker->n; i += LANES)
+        for (int w = 0; w < WIDE; w++)
+            *(vdouble *)(worker->rows.target_logit + i + w * DOUBLES)
+                = widen(*(const vreal *)(logits + i) * scale, w);
+}
+
+/* Takes the targets' terms out of flat terms.  A row that is not there gets one within the window. */
+INLINE void clear_targets(ptrdiff_t n_classes, tile_worker *worker)
+{
+    const integer *labels = worker->labels;
+    real *terms = worker->flat.terms;
+    for (ptrdiff_t i = 0; i < worker->n; i += LANES, terms += LANES * n_classes)
+        for (ptrdiff_t r = 0; r < LANES; r++) terms[r * n_classes + labels[i + r]] = 0;
+    for (ptrdiff_t r = 0; !worker->all_there && r < worker->n; r++)
+        if (worker->targets[r] < 0)
+            worker->flat.terms[r * n_classes + labels[r]] = (real)(2 * LIFT);
+}
+
+/* Whether all rows have a term within the window.  Hardly ever called: most targets have one. */
+static __attribute__((cold, noinline)) int reach_window(ptrdiff_t n_classes,
+                                                        const tile_worker *worker)
+{
+    for (ptrdiff_t r = 0; r < worker->n; r++) {
+        const real *terms = worker->flat.terms + r * n_classes;
+        ptrdiff_t j = 0;
+        if (!(worker->rows.target_term[r] < LEAST_IN_WINDOW)) continue;
+        while (j < n_classes && !(terms[j] >= LEAST_IN_WINDOW)) j++;
+        if (j == n_classes) return 0;
+    }
+    return 1;
+}
+
 /* The flat terms of rows whose targets are their tops, and what the epilogue is made from, without a look at their
  * maxima: rows are taken to have the reference of the tile before.  Returns whether they have, for certain; if not,
  * nothing is done. */
 static int guess_terms(const fastce_call *call, const row_run *run, tile_worker *worker)
 {
     const ptrdiff_t n_classes = call->n_classes;
-    const integer *labels = worker->labels;
-    const real scale = (real)call->logit_scale, power = worker->guess;
-    /* a little above the term at the lower end of the reference's window, and the logit at its upper end */
-    const double least = LIFT * KAPPA * (1 + 0x1p-20);
+    const real power = worker->guess;
+    /* the logit at the upper end of the reference's window */
     const double most = ((double)power + WINDOW - 1) * LN2_DOUBLE_HIGH;
     const elem *x = read_flat(call, run, worker);
-    real *terms = worker->flat.terms;
-    row_tile *rows = &worker->rows;
-    for (ptrdiff_t r = 0; r < worker->n; r++) {
-        const real logit = get(x + r * n_classes + labels[r]) * scale;
-        rows->target_logit[r] = worker->targets[r] < 0 ? 0 : logit;
-    }
+    const real *terms = worker->flat.terms;
+    int has_low = 0;
+    flat_targets(call, x, worker); /* before terms take the place of what a mask left */
     if (!(all_flat_terms(call, x, power, worker) <= most)) return 0; /* terms may be anything */
-    /* of a row that is not there a term within the window */
-    for (ptrdiff_t r = 0; r < worker->n; r++)
-        terms[r * n_classes + labels[r]] = worker->targets[r] < 0 ? (real)(2 * LIFT) : 0;
-    vlong is_wrong = splat_double(0) != 0;
-    for (ptrdiff_t i = 0; i < worker->n; i += LANES) {
-        wide_exact_sum total = {splat_double(0), splat_double(0)};
-        vreal largest = splat(0);
+    clear_targets(n_classes, worker);
+    for (ptrdiff_t i = 0; i < worker->n; i += LANES, terms += LANES * n_classes) {
+        vdouble others[WIDE];
         prefetch_next(call, run, worker, i);
-        for (ptrdiff_t j = 0; j < n_classes; j += PIECE) {
-            vreal e[PIECE];
-            load_flat(terms + i * n_classes, n_classes, j, e);
-            for (int l = 0; l < PIECE && j + l < n_classes; l++) {
-                largest = maximum(e[l], largest); /* NaN is passed over */
-                add_vector(&total, e[l]);
-            }
-        }
-        target_tops(&total, splat(0), splat(power), i, rows);
-        for (int w = 0; w < WIDE; w++)
-            is_wrong |= (doubles_at(rows->target_term, i + w * DOUBLES) < least)
-                        & (widen(largest, w) < least);
+        flat_sums(terms, n_classes, others);
+        has_low |= target_tops(others, splat(0), splat(power), i, &worker->rows);
     }
-    worker->is_flat = !any((vinteger)is_wrong);
+    worker->is_flat = !has_low || reach_window(n_classes, worker);
     return worker->is_flat;
 }
 
@@ -396,8 +458,7 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
                 if (z != z) rows->loss[i] = z;
             }
         }
-    for (ptrdiff_t i = 0; i < n && call->loss < FASTCE_SOFTMAX; i += DOUBLES)
-        if (may_be_extreme(rows, i)) rescale_tile(worker, n_classes, i);
+    if (call->loss < FASTCE_SOFTMAX && may_be_extreme(rows, n)) rescale_tile(worker, n_classes);
     /* where one class is all there is: 1, not what roundings make of it */
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_SOFTMAX; i++)
         if (rows->others[i] == 0) {
@@ -509,7 +570,7 @@ static void cross_entropy_columns(fastce_call *call, int thread)
             if (call->stream && call->out_elem == OWN_ELEM && at.run.grad.row_stride == sizeof(elem)
                 && n == most) { /* whole lines are streamed: up to the first one in class 0 */
                 const uintptr_t grad = (uintptr_t)row_of(&at.run.grad, first);
-                n -= (ptrdiff_t)(grad % 64 / sizeof(elem));
+                n -= most < LINE ? 0 : (ptrdiff_t)(grad % 64 / sizeof(elem));
             }
             one_tile(call, &at.run, &worker, first, n);
             for (ptrdiff_t i = 0; i < n; i += DOUBLES)

@@ -212,12 +212,16 @@ INLINE int is_extreme(const row_tile *rows, ptrdiff_t r)
     return (size < LEAST_FACTOR || size > MOST_FACTOR) && rows->whole[r] != 0;
 }
 
-/* The same of DOUBLES rows, but 0 is extreme, too. */
-INLINE int may_be_extreme(const row_tile *rows, ptrdiff_t i)
+/* Whether one of n rows is; a factor of 0 counts, too. */
+INLINE int may_be_extreme(const row_tile *rows, ptrdiff_t n)
 {
-    const vdouble factor = doubles_at(rows->factor, i);
-    const vdouble size = (vdouble)((vlong)factor & ~(vlong)splat_double(-0.0));
-    return any((vinteger)((size < LEAST_FACTOR) | (size > MOST_FACTOR)));
+    vlong extreme = splat_double(0) != 0;
+    for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
+        const vdouble factor = doubles_at(rows->factor, i);
+        const vdouble size = (vdouble)((vlong)factor & ~(vlong)splat_double(-0.0));
+        extreme |= (size < LEAST_FACTOR) | (size > MOST_FACTOR);
+    }
+    return any((vinteger)extreme);
 }
 
 /* The power of two next below x, which is not negative; 0 of what is not normal, inf of inf. */

@@ -17,7 +17,7 @@ enum { CHUNK_ELEMENTS = 8192, MANY_ELEMENTS = 1 << 20, STREAM_FROM = 4 << 20 };
 static void plan(fastce_call *call)
 {
     const ptrdiff_t n_classes = call->n_classes;
-    const int few = n_classes <= FEW_CLASSES, direct = is_contiguous(call);
+    const int few = n_classes <= few_classes(call), direct = is_contiguous(call);
     const ptrdiff_t step = few ? tile_rows(n_classes) : 1;
     const ptrdiff_t elements = call->n_rows * n_classes;
     const ptrdiff_t chunk = elements < MANY_ELEMENTS ? CHUNK_ELEMENTS : 8 * CHUNK_ELEMENTS;
@@ -49,7 +49,7 @@ static void cross_entropy(fastce_call *call, int thread)
 {
     if (is_gathered(call))
         gather_rows(call, thread);
-    else if (call->n_classes <= FEW_CLASSES)
+    else if (call->n_classes <= few_classes(call))
         cross_entropy_columns(call, thread);
     else if (is_contiguous(call))
         cross_entropy_rows(call, thread);

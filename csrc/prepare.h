@@ -56,6 +56,14 @@ INLINE int is_linear(const fastce_call *call)
     return call->softcap == 0 && is_product(call);
 }
 
+/* Whether a row's target is its top, in the sense of epilogue.h, instead of its maximum: where a loss depends on the
+ * target's probability alone, others / target is all that it takes, and no maximum has to be known, nor ties. */
+INLINE int has_target_top(const fastce_call *call)
+{
+    return is_linear(call) && call->smoothing == 0 && call->z_loss == 0 && call->targets.data
+           && call->loss < FASTCE_SOFTMAX;
+}
+
 /* Adds q to mass and q (max - z) to gap, for one part of each vector.  Floats leave doubles 29 bits to spare, unless
  * probabilities are negative. */
 INLINE void add_gap(vreal q, vreal z, vdouble max, int part, wide_exact_sum *mass,

@@ -239,12 +239,22 @@ INLINE int short_row_terms(const int is_changed, const fastce_call *call, row_in
     return 1;
 }
 
+/* A row's arrays in its scratch; NULL: not needed. */
+INLINE row_scratch scratch_of(const fastce_call *call, char *scratch)
+{
+    const size_t size = row_scratch_size(call->n_classes);
+    return (row_scratch){
+        .terms = needs_terms(call) ? (real *)scratch : NULL,
+        .dense = is_dense(call) ? (real *)(scratch + size) : NULL,
+        .chain = call->softcap != 0 && !is_product(call) ? (real *)(scratch + 2 * size) : NULL,
+    };
+}
+
 /* A thread's work on rows of many classes; pending are the rows of the batch before. */
 typedef struct {
     ptrdiff_t batch;
     row_blocks cut;
-    size_t row_size, batch_row_size; /* of scratch, bytes */
-    char *scratch;
+    row_scratch scratch[TILE];
     pending_row pending[TILE];
     row_input inputs[TILE];
     _Alignas(64) real block[2 * (BLOCK + GROUP)]; /* logits, and a cap's slopes */
@@ -257,25 +267,15 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
 {
     worker->batch = batch_rows(call);
     worker->cut = cut_rows(call->n_classes);
-    worker->row_size = row_scratch_size(call->n_classes);
-    worker->batch_row_size = batch_row_size(call);
-    worker->scratch = call->scratch + (size_t)thread * call->scratch_size;
-    for (ptrdiff_t r = 0; r < worker->batch; r++) worker->pending[r].grad = NULL;
+    char *scratch = call->scratch + (size_t)thread * call->scratch_size;
+    for (ptrdiff_t r = 0; r < worker->batch; r++, scratch += batch_row_size(call)) {
+        worker->pending[r].grad = NULL;
+        worker->scratch[r] = scratch_of(call, scratch);
+    }
     worker->guess = reference_of(0);
     worker->sum = (exact_sum){0, 0};
     memset(&worker->rows, 0, sizeof worker->rows); /* lanes beyond the last row are computed, too */
     start_rows(&worker->rows);
-}
-
-static row_scratch scratch_of(const fastce_call *call, const row_worker *worker, ptrdiff_t r)
-{
-    char *scratch = worker->scratch + (size_t)r * worker->batch_row_size;
-    return (row_scratch){
-        .terms = needs_terms(call) ? (real *)scratch : NULL,
-        .dense = is_dense(call) ? (real *)(scratch + worker->row_size) : NULL,
-        .chain
-        = call->softcap != 0 && !is_product(call) ? (real *)(scratch + 2 * worker->row_size) : NULL,
-    };
 }
 
 /* What is left to do for row i of a run, lane r of the batch, after its epilogue. */
@@ -284,7 +284,7 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
 {
     row_tile *rows = &worker->rows;
     const row_input *input = &worker->inputs[r];
-    const row_scratch scratch = scratch_of(call, worker, r);
+    const row_scratch scratch = worker->scratch[r];
     const ptrdiff_t n_classes = call->n_classes;
     fastce_row_stats *stats = call->row_stats ? call->row_stats + run->first + i : NULL;
 
@@ -369,7 +369,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
             .is_even = is_even(call),
             .top_at = -1,
         };
-        const row_scratch scratch = scratch_of(call, worker, r);
+        const row_scratch scratch = worker->scratch[r];
         if (input->target < 0) { /* whatever the row holds, it is not read */
             write_pending(&worker->pending[r], scratch.terms, call->n_classes);
             rows->max[r] = rows->shift[r] = rows->power[r] = rows->others[r] = 0;
@@ -402,7 +402,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         *(vdouble *)(rows->top + r) = normal_terms(
             doubles_at(rows->max, r) - doubles_at(rows->shift, r), doubles_at(rows->power, r));
     for (ptrdiff_t r = 0; r < n; r++) {
-        const row_scratch scratch = scratch_of(call, worker, r);
+        const row_scratch scratch = worker->scratch[r];
         if (call->loss == FASTCE_POLY1 && is_dense(call) && targets[r] >= 0) {
             const ptrdiff_t top_at = worker->inputs[r].top_at;
             const double q_top = top_at < 0 ? 0 : (double)scratch.dense[top_at];
@@ -437,7 +437,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
 static void finish_worker(const fastce_call *call, row_worker *worker)
 {
     for (ptrdiff_t r = 0; r < worker->batch; r++)
-        write_pending(&worker->pending[r], scratch_of(call, worker, r).terms, call->n_classes);
+        write_pending(&worker->pending[r], worker->scratch[r].terms, call->n_classes);
     if (call->stream) store_fence();
 }
 

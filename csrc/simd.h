@@ -448,6 +448,57 @@ INLINE vdouble widen_at(const real *x, int part)
 #endif
 }
 
+/* DOUBLES of them from anywhere. */
+INLINE vdouble widen_from(const real *x)
+{
+#if defined(FASTCE_f64)
+    return load_real(x);
+#elif defined(__AVX512F__)
+    return _mm512_cvtps_pd(_mm256_loadu_ps(x));
+#elif defined(__AVX2__)
+    return _mm256_cvtps_pd(_mm_loadu_ps(x));
+#else
+    vdouble wide;
+    for (int l = 0; l < DOUBLES; l++) wide[l] = x[l];
+    return wide;
+#endif
+}
+
+/* The numbers of their lanes, spelled out as lane_numbers() are. */
+INLINE vlong double_numbers(void)
+{
+#if VECTOR_BYTES == 64
+    return (vlong){0, 1, 2, 3, 4, 5, 6, 7};
+#elif VECTOR_BYTES == 32
+    return (vlong){0, 1, 2, 3};
+#else
+    return (vlong){0, 1};
+#endif
+}
+
+/* The sums of neighbours, n lanes each, in a and in b; a's come first. */
+INLINE vdouble add_neighbours(const int n, vdouble a, vdouble b)
+{
+    const vlong lane = double_numbers(), lower = lane + (lane & n) / n * (DOUBLES - n);
+    const vlong upper = lower + n;
+#if defined(__clang__)
+    return select_double((lower & DOUBLES) != 0, SHUFFLE(b, lower), SHUFFLE(a, lower))
+           + select_double((upper & DOUBLES) != 0, SHUFFLE(b, upper), SHUFFLE(a, upper));
+#else
+    return __builtin_shuffle(a, b, lower) + __builtin_shuffle(a, b, upper);
+#endif
+}
+
+/* The sums of DOUBLES vectors' lanes, neighbours first, a lane each. */
+INLINE vdouble add_across(vdouble *v)
+{
+#pragma GCC unroll 3
+    for (int n = 1; n < DOUBLES; n *= 2)
+#pragma GCC unroll 4
+        for (int i = 0; i < DOUBLES; i += 2 * n) v[i] = add_neighbours(n, v[i], v[i + n]);
+    return v[0];
+}
+
 /* The inverse of widen: all parts as one vector, rounded. */
 INLINE vreal narrow(const double *x)
 {

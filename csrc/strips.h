@@ -94,7 +94,8 @@ static void cross_entropy_strips(fastce_call *call, int thread)
     const ptrdiff_t real_stride = width * (ptrdiff_t)sizeof(real);
     row_worker worker;
     start_worker(call, thread, &worker);
-    char *scratch = worker.scratch + (size_t)worker.batch * worker.batch_row_size;
+    /* behind what rows need */
+    char *scratch = call->scratch + (size_t)(thread + 1) * call->scratch_size - strips_size(call);
     row_run strip = {.logits = {.data = scratch, .row_stride = width * (ptrdiff_t)sizeof(elem)}};
     const fastce_array *wanted[] = {&call->grad, &call->hess, &call->probabilities};
     fastce_array *more[] = {&strip.grad, &strip.hess, &strip.probabilities};

@@ -3,16 +3,24 @@
 #ifndef FASTCE_TILES_H
 #define FASTCE_TILES_H
 
-#include "targets.h"
+#include "prepare.h"
 
-/* Up to FEW_CLASSES columns.h is used (100 classes: 0.6 of the time of rows.h, 128: 1.0).  A tile
- * is TILE rows, or half of them where that leaves more of the smallest L1, 32 KB, to what comes and goes. */
+/* A tile is TILE rows, or a half or a quarter of them, where that leaves more of the smallest L1, 32 KB, to what comes and
+ * goes. */
 enum {
-    FEW_CLASSES = 112,
-    VERY_FEW = 32,
-    TILE_REALS = FEW_CLASSES * TILE / 2,
+    MOST_FEW_CLASSES = sizeof(real) == 4 && VECTOR_BYTES > 16 ? 224 : 112,
+    VERY_FEW = 32,     /* up to so many: whole tiles */
+    TILE_REALS = 3584, /* halves of tiles up to 112 classes, quarters up to 224 */
     FAR_FROM = 1 << 17 /* elements; fewer stay in L2 */
 };
+
+/* Up to so many classes columns.h is used.  Floats of 128 and 200 classes take 0.72 of the time of rows.h where targets
+ * are tops, so that neither maxima are looked for nor logits turned into columns, channels first 0.45; but with a z-loss or
+ * soft targets 1.4, doubles 1.3, the baseline, which turns them, 1.3. */
+INLINE ptrdiff_t few_classes(const fastce_call *call)
+{
+    return has_target_top(call) ? MOST_FEW_CLASSES : 112;
+}
 
 /* Whether an array of elems has its rows one after the other. */
 INLINE int is_gapless(const fastce_array *x, ptrdiff_t n_classes)
@@ -22,7 +30,7 @@ INLINE int is_gapless(const fastce_array *x, ptrdiff_t n_classes)
 
 INLINE ptrdiff_t tile_rows(ptrdiff_t n_classes)
 {
-    return n_classes <= VERY_FEW ? TILE : TILE / 2;
+    return n_classes <= VERY_FEW ? TILE : n_classes <= TILE_REALS / 32 ? 32 : 16;
 }
 
 /* A group's class 0.  Groups are whole numbers of LANES classes apart, for those are loaded together. */
@@ -148,7 +156,7 @@ static void load_tile(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, ptrdi
             const elem *from = (const elem *)source + i * n_classes;
             const ptrdiff_t left = n - i < LANES ? n - i : LANES;
             if (left == 1) break; /* by vectors it would take 1.15 of a 1 x 10 call's time */
-            elem last[(FEW_CLASSES + 1) * LANES];
+            elem last[(MOST_FEW_CLASSES + 1) * LANES];
             /* too few rows, or too little to read beyond the last */
             if (left < LANES || (n - i - LANES + n_ahead) * n_classes < LANES) {
                 memcpy(last, from, (size_t)(left * n_classes) * sizeof(elem));
@@ -196,7 +204,7 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
         for (; i + LANES <= n; i += LANES)
             columns_to_rows((elem *)out + i * n_classes, n_classes, group_of(tile, n_classes, i));
         if (n - i > 1) {
-            elem last[FEW_CLASSES * LANES];
+            elem last[MOST_FEW_CLASSES * LANES];
             columns_to_rows(last, n_classes, group_of(tile, n_classes, i));
             memcpy((elem *)out + i * n_classes, last, (size_t)((n - i) * n_classes) * sizeof(elem));
             i = n;
@@ -255,7 +263,7 @@ INLINE void prefetch_rows(const fastce_call *call, const row_run *run, ptrdiff_t
         for (ptrdiff_t j = 0; j < n_classes; j++) prefetch(logits + j * run->logits.class_stride);
     } else if (run->logits.row_stride == n_classes * size) {
         for (ptrdiff_t i = 0; i < LANES * n_classes * size; i += 64)
-            if (n_classes <= FEW_CLASSES / 2) /* two tiles fit in L1: 0.96 of the time */
+            if (n_classes <= 56) /* two tiles fit in L1: 0.96 of the time */
                 prefetch(logits + i);
             else /* 0.76 */
                 prefetch_to_l2(logits + i);

@@ -22,7 +22,7 @@ HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat
 HALF_GRAD_ULP = 0.5 + 2**-11
 
 N_ROWS = 37  # two blocks of 16 lanes and a tail
-N_CLASSES = (1, 2, 10, 16, 17, 33, 65, 112, 113, 1000, 1025, 5000)
+N_CLASSES = (1, 2, 10, 16, 17, 33, 65, 112, 113, 224, 225, 1000, 1025, 5000)
 
 
 @pytest.fixture(params=HALVES)
@@ -258,7 +258,7 @@ def test_images_have_the_bits_of_rows(n_classes, half, isa, rng):
         same(np.ascontiguousarray(np.moveaxis(actual_grad, 1, -1)), grad)
 
 
-@pytest.mark.parametrize("shape", [(500, 2), (37, 10), (37, 112), (37, 113), (3000, 1001)], ids=str)
+@pytest.mark.parametrize("shape", [(500, 2), (37, 10), (37, 112), (37, 113), (37, 225), (3000, 1001)], ids=str)
 def test_in_place(shape, half, isa, rng):
     """Also with options, and where another gradient would be streamed past the caches."""
     rows, n_classes = shape

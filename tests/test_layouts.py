@@ -354,7 +354,7 @@ def between_guards():
 buffers = [between_guards() for _ in range(5)]
 rng = np.random.default_rng(0)
 n_rows = (1, 2, 3, 15, 16, 17, 33, 64, 65)
-n_classes = (*range(1, 36), 63, 65, 100, 111, 112, 113, 127, 300)
+n_classes = (*range(1, 36), 63, 65, 100, 111, 112, 113, 127, 223, 224, 225, 300)
 shapes = list(itertools.product(n_rows, n_classes))
 shapes += [(1, 5000), (3, 2049), (2, 33_001), (500, 10), (999, 2)]
 for n_rows, n_classes in shapes:
@@ -393,7 +393,7 @@ def test_nothing_beyond_the_arrays_is_touched(isa, python):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("n_classes", [2, 3, 10, 33, 112])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 33, 112, 224])
 @pytest.mark.parametrize("offset", [0, 1, 5])
 def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtype, isa, rng):
     """Few classes, so many rows that lines are streamed: they begin and end inside of lines."""

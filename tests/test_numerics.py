@@ -164,7 +164,7 @@ def rows_with_a_hopeless_target(n_classes, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("n_classes", [2, 3, 10, 112, 120])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 112, 120, 224, 225])
 def test_a_target_may_be_as_far_below_as_floats_go(n_classes, dtype, isa):
     """In groups of rows that lie in one another's reference, in groups that do not, and alone."""
     x, y, expected_loss, expected_grad = rows_with_a_hopeless_target(n_classes, dtype)

@@ -140,7 +140,7 @@ def test_a_hidden_class_has_probability_zero(name, isa):
 
 @both
 @dtypes
-@pytest.mark.parametrize("n_classes", [3, 112, 113, 700])
+@pytest.mark.parametrize("n_classes", [3, 112, 113, 224, 700])
 def test_every_layout_and_number_of_threads_has_the_same_bits(name, n_classes, dtype, isa, rng):
     x = draw(name, (6, 50, n_classes), dtype, rng)
     y = rng.integers(0, n_classes, (6, 50)).astype(np.int16)

@@ -231,7 +231,7 @@ def test_a_spoiled_row_is_spoiled_for_any_gamma(n_classes, gamma, dtype, isa):
     np.testing.assert_array_equal(np.isnan(grad).any(1), [True, True, True, False])
 
 
-@pytest.mark.parametrize("n_classes", [100, 112, 113])
+@pytest.mark.parametrize("n_classes", [100, 112, 113, 224, 225])
 def test_poly1_of_soft_targets_adds_up_exactly(n_classes, isa, rng):
     """Where a class has no target its gradient is p times a sum over the others."""
     x, q = rng.normal(size=(300, n_classes)), rng.random((300, n_classes))
