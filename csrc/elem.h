@@ -145,7 +145,7 @@ INLINE velem round_to_bf16(vreal v)
         = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
     const __m512i bits = (__m512i)v;
     const __mmask16 is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-    const __m512i below_half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __m512i below_half = (__m512i)((vbits)v + 0x7fff);
     const __m512i rounded
         = _mm512_mask_add_epi32(below_half, is_odd, below_half, _mm512_set1_epi32(1));
     return (velem)_mm512_castsi512_si256(

@@ -103,7 +103,8 @@ INLINE void flat_sums(const real *terms, ptrdiff_t n_classes, vdouble *sums)
     sums[0] = total.sum + total.lost;
 #else
     const ptrdiff_t left = n_classes % DOUBLES;
-    const vlong is_left = double_numbers() < left;
+    const vlong is_left
+        = (double_numbers() - left) >> 63; /* of < gcc 12 makes no 64 bytes without AVX-512 */
     for (int w = 0; w < WIDE; w++, terms += DOUBLES * n_classes) {
         const real *last = terms + n_classes - left;
         vdouble sum[DOUBLES];

@@ -458,7 +458,7 @@ INLINE vdouble widen_from(const real *x)
 #elif defined(__AVX2__)
     return _mm256_cvtps_pd(_mm_loadu_ps(x));
 #else
-    vdouble wide;
+    vdouble wide = {0};
     for (int l = 0; l < DOUBLES; l++) wide[l] = x[l];
     return wide;
 #endif
