@@ -9,8 +9,7 @@
 #ifndef FASTCE_BINARY_H
 #define FASTCE_BINARY_H
 
-#include "epilogue.h"
-#include "strips.h"
+#include "targets.h"
 
 enum {
     PART = 256, /* elements; part_arrays is 11 KB, of doubles 14: the smallest L1 has 32 */

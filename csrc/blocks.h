@@ -251,7 +251,8 @@ INLINE void load_group(const int change, const block_input *in, ptrdiff_t j, vre
     for (int i = 0; i < GROUP; i += LANES) {
         const vreal z
             = in->block ? *(const vreal *)(in->block + j + i) - in->shift : load(in->x + j + i);
-        v[i / LANES] = change_logits(change, z, in->seen + j + i, in->scale);
+        const char *seen = change == MASKED_AND_SCALED ? in->seen + j + i : NULL;
+        v[i / LANES] = change_logits(change, z, seen, in->scale);
     }
 }
 
@@ -282,7 +283,7 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         const block_input in = {
             .block = block ? block + from : NULL,
             .x = is_whole ? x + from : tail,
-            .seen = is_whole ? seen + from : tail_seen,
+            .seen = seen && is_whole ? seen + from : tail_seen,
             .scale = (real)call->logit_scale,
             .shift = shift,
         };

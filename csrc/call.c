@@ -13,7 +13,7 @@ const char *fastce_compiler(void)
 #endif
 }
 
-/* Neumaier's sum; inf and NaN have no rounding error. */
+/* By Knuth's two-sums; inf and NaN have no rounding error. */
 static double sum_in_order(const double *terms, ptrdiff_t n)
 {
     double sum = 0, lost = 0;
@@ -58,7 +58,7 @@ int fastce_run(fastce_call *call, int n_threads, double *loss_sum)
     call->sums = few_sums;
     if (call->n_sums > 64) call->sums = sums = malloc((size_t)call->n_sums * 2 * sizeof(double));
     if (call->scratch_size) {
-        scratch = malloc(call->scratch_size * (size_t)n_threads + 64);
+        scratch = malloc(call->scratch_size * (size_t)n_threads + 64); /* below 2^58 */
         call->scratch = (char *)(((uintptr_t)scratch + 63) / 64 * 64);
     }
     const int failed = !call->sums || (call->scratch_size && !scratch);

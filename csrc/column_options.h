@@ -57,8 +57,8 @@ static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t 
         vreal *dense = group_of(more->dense, n_classes, i), seen = splat(0);
         vreal *chain = group_of(more->chain, n_classes, i);
         for (ptrdiff_t j = 0; j < n_classes; j++) {
-            const vreal x = group[j] * scale;
-            group[j] = has_cap ? begin_cap(x, softcap, chain + j) : x;
+            const vreal x = group[j];
+            group[j] = has_cap ? begin_cap(x, scale, softcap, chain + j) : x * scale;
         }
         for (ptrdiff_t j = 0; j < n_classes; j++) {
             if (has_cap) group[j] = end_cap(group[j], chain[j], softcap, chain + j);

@@ -69,8 +69,8 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble p, vdoub
         const vdouble power = power_double(rest, beta) * alpha;
         const vdouble ratio = select_double(rest > 0, ce / rest, splat_double(1));
         *slope = power * (p * ratio * beta + 1.0);
-        /* a target that is masked out: p ratio is 0 * inf */
-        *slope = select_double(ce == __builtin_inf(), power, *slope);
+        /* a target that is masked out, or as good as that: p ratio may be 0 * inf */
+        *slope = select_double(p == 0, power, *slope);
         return select_double(power == 0, power, power * ce); /* 0 * inf = 0 */
     }
     case FASTCE_GENERALIZED:

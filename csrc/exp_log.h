@@ -40,6 +40,7 @@
 enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, WINDOW = 64 };
 #define LIFT 0x1p32 /* 2^BIAS */
 #define LEAST_NORMAL 0x1p-126f
+#define MOST_REAL 0x1.fffffep127f
 #define SHIFT_FROM 512.0
 #define ROUND_MAGIC 0x1.8p23  /* adding it leaves the rounded integer in the low bits */
 #define LN2_HIGH 0x1.62e8p-1f /* ln 2 to 14 bits: times 10 bits is exact */
@@ -48,6 +49,7 @@ enum { MANTISSA = 23, EXPONENT_BIAS = 127, BIAS = 32, WINDOW = 64 };
 enum { MANTISSA = 52, EXPONENT_BIAS = 1023, BIAS = 128, WINDOW = 512 };
 #define LIFT 0x1p128
 #define LEAST_NORMAL 0x1p-1022
+#define MOST_REAL 0x1.fffffffffffffp1023
 #define SHIFT_FROM 2048.0
 #define ROUND_MAGIC 0x1.8p52
 #define LN2_HIGH LN2_DOUBLE_HIGH
@@ -294,20 +296,20 @@ INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops
 #endif
 }
 
-/* softcap * tanh(x / softcap) and its derivative, elementwise, in two steps: in one they are a chain so long that
+/* softcap * tanh(x * scale / softcap) and its derivative in x * scale, elementwise, in two steps: in one they are a chain so long that
  * the CPU cannot look ahead to the next.  With u = e^(-2|y|) it is (1 - u) / (1 + u) and 4u / (1 + u)^2: neither
  * 1 - tanh^2 nor, where u is near 1, 1 - u cancels.  Between the steps are 1 - u with the sign of y, and u; or -2
- * and 0 where x is -inf, which stays -inf. */
-INLINE vreal begin_cap(vreal x, vreal softcap, vreal *u)
+ * and 0 where x is -inf, which stays -inf; x * scale may overflow to it and does not. */
+INLINE vreal begin_cap(vreal x, real scale, vreal softcap, vreal *u)
 {
     const vinteger sign = (vinteger)splat(-(real)0), hidden = x == splat(-(real)__builtin_inf());
-    const vreal y = x / softcap;
-    const vreal d = (vreal)((vinteger)(y + y) | sign); /* -2|y| */
-    vreal scale;
+    const vreal y = maximum(splat(-MOST_REAL), x * scale) / softcap; /* NaN stays */
+    const vreal d = (vreal)((vinteger)(y + y) | sign);               /* -2|y| */
+    vreal power;
     const vreal part = expm1_polynomial(d, splat(EXPONENT_BIAS * (real)-LN2_DOUBLE_HIGH),
-                                        splat((real)ROUND_MAGIC + EXPONENT_BIAS), &scale);
-    *u = part * scale + scale;
-    const vreal difference = ((real)1 - scale) - part * scale;
+                                        splat((real)ROUND_MAGIC + EXPONENT_BIAS), &power);
+    *u = part * power + power;
+    const vreal difference = ((real)1 - power) - part * power;
     return select_real(hidden, splat(-2), (vreal)((vinteger)difference | ((vinteger)y & sign)));
 }
 

@@ -32,6 +32,8 @@ static void plan(fastce_call *call)
     call->n_sums = n_runs * call->sums_per_run;
     call->n_chunks = n_runs * call->chunks_per_run;
     call->stream = elements >= STREAM_FROM / (ptrdiff_t)sizeof(elem);
+    call->scratch_size = 0;
+    if (is_gathered(call)) return;
     if (few)
         call->scratch_size = is_linear(call) ? 0 : sizeof(option_tiles);
     else

@@ -31,7 +31,7 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
         largest = maximum(x, largest); /* NaN is passed over */
     }
     for (ptrdiff_t j = 0; j < whole && has_cap; j += LANES)
-        *(vreal *)(block + j) = begin_cap(load(from + j) * scale, softcap, (vreal *)(chain + j));
+        *(vreal *)(block + j) = begin_cap(load(from + j), scale, softcap, (vreal *)(chain + j));
     for (ptrdiff_t j = whole; j < padded; j += LANES) {
         vreal x = load_up_to(from, j, n, HIDDEN);
         if (row->where) {
@@ -40,9 +40,9 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
                 seen[l] = row->where[(start + j + l) * row->where_stride];
             x = select_seen(seen, x, splat(HIDDEN));
         }
-        x *= scale;
-        *(vreal *)(block + j) = has_cap ? begin_cap(x, softcap, (vreal *)(chain + j)) : x;
-        if (!has_cap) largest = maximum(x, largest);
+        const vreal z = has_cap ? begin_cap(x, scale, softcap, (vreal *)(chain + j)) : x * scale;
+        *(vreal *)(block + j) = z;
+        if (!has_cap) largest = maximum(z, largest);
     }
     for (ptrdiff_t j = 0; j < padded && has_cap; j += LANES) {
         vreal *const c = (vreal *)(chain + j), *const z = (vreal *)(block + j);
@@ -69,12 +69,14 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
     return largest_lane(largest);
 }
 
-/* Classes of a row that no mask hides; NaN is not hidden, but its row is NaN anyway. */
+/* Classes of a row that neither a mask hides nor the scale, by overflow; NaN is not hidden, but its row is NaN anyway. */
 static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
 {
+    const real scale
+        = call->softcap != 0 ? 1 : (real)call->logit_scale; /* a cap meets the overflow */
     ptrdiff_t seen = 0;
     for (ptrdiff_t j = 0; j < call->n_classes; j++)
-        seen += (get(row->x + j) != HIDDEN)
+        seen += (get(row->x + j) * scale != HIDDEN)
                 & (!row->where || row->where[j * row->where_stride] != 0);
     return seen;
 }
@@ -160,7 +162,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
                 const vreal cap = splat((real)softcap);
                 vreal x = splat(0), u, unused;
                 for (ptrdiff_t l = 0; l < left; l++) x[l] = get(input->x + j + l);
-                const vreal difference = begin_cap(x * (real)call->logit_scale, cap, &u);
+                const vreal difference = begin_cap(x, (real)call->logit_scale, cap, &u);
                 const vreal z = end_cap(difference, u, cap, &unused);
                 const vreal bent = z * (real)(1 / softcap) * c * (real)(-2 / softcap);
                 /* where z is -inf, or NaN that is hidden, c is 0 and so is everything */

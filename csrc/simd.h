@@ -119,6 +119,8 @@ INLINE vreal as_rounded(vreal v)
     __asm__("" : "+v"(v));
 #elif defined(__SSE2__) && !defined(__AVX512F__)
     __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
 #else
     __asm__("" : "+m"(v));
 #endif

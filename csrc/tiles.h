@@ -56,7 +56,8 @@ INLINE real *cell(real *tile, ptrdiff_t n_classes, ptrdiff_t row, ptrdiff_t j)
  * what is left by halves of vectors and pieces (10 classes: 0.91 of the time of a vector that is mostly
  * padding; 32 classes by pieces alone: 1.14).
  *
- * Reads up to a vector beyond a row, so what follows the last row must be readable.  On the way back
+ * Reads up to a vector beyond a row, so what follows the last row must be readable; in place another thread may be
+ * writing there, and those lanes are never looked at.  On the way back
  * a row's last piece runs over into the next row, which is written after it; where there is no next
  * row it is written one by one. */
 INLINE void rows_to_columns(const elem *x, ptrdiff_t n_classes, vreal *group)

@@ -88,6 +88,10 @@ cdef enum: COST_OF_BINARY = 8
 # An OpenMP runtime that cannot start its threads ends the process.
 cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
 
+# A broadcast array may claim more than memory holds. Scratch is at most 8 bytes x (3 rows and 4
+# strips of 16) a class and thread: with 2^40 classes and 256 threads below 2^58, which size_t holds.
+cdef ptrdiff_t MOST_CLASSES = <ptrdiff_t>1 << 40
+
 CROSS_ENTROPY = FASTCE_CROSS_ENTROPY
 FOCAL = FASTCE_FOCAL
 GENERALIZED = FASTCE_GENERALIZED
@@ -290,8 +294,8 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     """Weights as a contiguous float64 array of this shape (None: of any), none negative or NaN."""
     cdef cnp.ndarray array
     cdef const double *values
-    cdef ptrdiff_t i
-    cdef bint all_fit = True
+    cdef ptrdiff_t size
+    cdef bint all_fit
     array = _as_reals(weights, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {_kind_name(array)}")
@@ -300,15 +304,28 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
     if (<object>array).shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {(<object>array).shape}")
     if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 and cnp.PyArray_ISCARRAY_RO(array)):
-        array = np.require(array, np.float64, "CA").reshape(shape)
+        with np.errstate(over="ignore"):  # a wider number may be inf
+            array = np.require(array, np.float64, "CA").reshape(shape)
     values = <const double *>cnp.PyArray_DATA(array)
-    for i in range(cnp.PyArray_SIZE(array)):  # by NumPy it would take 4 microseconds
-        all_fit &= (values[i] >= 0) & (values[i] <= DBL_MAX)
+    size = cnp.PyArray_SIZE(array)
+    if size < ELEMENTS_WITH_GIL:
+        all_fit = _all_fit(values, size)
+    else:
+        with nogil:
+            all_fit = _all_fit(values, size)
     if not all_fit:
         wrong = ~((<object>array >= 0) & np.isfinite(array))
         at = np.unravel_index(np.argmax(wrong), shape)
         raise ValueError(f"{name}{_place(at)} is {array[at]}, expected a finite number, 0 or more")
     return array
+
+
+cdef bint _all_fit(const double *values, ptrdiff_t size) noexcept nogil:
+    cdef bint all_fit = True
+    cdef ptrdiff_t i
+    for i in range(size):  # by NumPy it would take 4 microseconds
+        all_fit &= (values[i] >= 0) & (values[i] <= DBL_MAX)
+    return all_fit
 
 
 def check_weight_sum(weights):
@@ -350,6 +367,8 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str na
     if _elem_of(array) < 0:
         raise TypeError("out must be float16, bfloat16, float32 or float64, got "
                         + _kind_name(out))
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out must be a plain array, got a masked one")
     if not cnp.PyArray_SAMESHAPE(array, logits):
         raise ValueError(f"out must have the shape of {name} {(<object>logits).shape}, "
                          f"got {out.shape}")
@@ -663,7 +682,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         hess = _empty_like(grad)
         arrays[HESS] = <PyObject *>hess
     _set_rows(&call, &rows, arrays, class_axis)
-    wrong = call.kernels.check_targets(&call, &weight_sum)
+    wrong = _check_targets(&call, &weight_sum)
     if wrong >= 0:
         raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
     call.grad_scale = 1.0
@@ -702,6 +721,16 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     return (loss, grad) if n_outputs == 2 else (loss, grad, hess)
 
 
+cdef ptrdiff_t _check_targets(const fastce_call *call, double *weight_sum) noexcept:
+    """The row of a target that is no class, or -1; without the GIL where it takes long."""
+    cdef ptrdiff_t wrong
+    if call.n_rows * (call.n_classes if call.where.data else 1) < ELEMENTS_WITH_GIL:
+        return call.kernels.check_targets(call, weight_sum)
+    with nogil:
+        wrong = call.kernels.check_targets(call, weight_sum)
+    return wrong
+
+
 cdef double _run(fastce_call *call, int threads) except? -1:
     """The sum of the losses, on as many threads as the work is worth."""
     cdef ptrdiff_t elements = call.n_rows * (call.n_classes + 16)  # 16: the row itself
@@ -732,6 +761,9 @@ cdef int _class_axis(object axis, cnp.ndarray logits, str name="logits") except 
         class_axis = axis % n_dims
     if cnp.PyArray_DIM(logits, class_axis) == 0:
         raise ValueError(f"{name} must have at least one class, got shape {(<object>logits).shape}")
+    if cnp.PyArray_DIM(logits, class_axis) > MOST_CLASSES:
+        raise ValueError(f"{name} must have at most 2**40 classes, got shape "
+                         f"{(<object>logits).shape}")
     return class_axis
 
 
@@ -791,7 +823,7 @@ def evaluate(logits, targets, axis, ignore_index, n_threads):
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
     call.kernels = _isa.kernels[elem]
     _set_rows(&call, &rows, arrays, class_axis)
-    wrong = call.kernels.check_targets(&call, &weight_sum)
+    wrong = _check_targets(&call, &weight_sum)
     if wrong >= 0:
         raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
     stats = np.empty(call.n_rows, [("loss", "f8"), ("entropy", "f8"), ("confidence", "f8"),
@@ -817,8 +849,8 @@ cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int 
         raise ValueError("targets must be class indices: this loss is a function of one class's "
                          "probability")
     if ignore_index is not None and check_index(ignore_index, "ignore_index") != -100:
-        raise ValueError(f"ignore_index is {ignore_index}, but targets are probabilities, which "
-                         "have no index to ignore; use where or sample_weight")
+        raise ValueError(f"ignore_index is {shown(ignore_index)}, but targets are probabilities, "
+                         "which have no index to ignore; use where or sample_weight")
     real = np.float64 if _elem_of(logits) == FASTCE_F64 else np.float32
     with np.errstate(all="ignore"):  # probabilities that are 0 as floats
         return (<object>targets).astype(real, copy=False)
@@ -834,7 +866,8 @@ cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):
                          f"shape {array.shape}")
     if array.ndim and array.shape != shape:
         raise ValueError(f"upstream must be a number or of shape {shape}, got {array.shape}")
-    return np.array(array, dtype=np.float64, order="C")
+    with np.errstate(over="ignore"):  # a wider number may be inf
+        return np.array(array, dtype=np.float64, order="C")
 
 
 cdef object _as_bools(object where):

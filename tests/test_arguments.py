@@ -420,3 +420,27 @@ def test_weights_whose_inverse_is_no_number():
 def test_a_weight_alone_is_named_without_a_place():
     with pytest.raises(ValueError, match=r"^pos_weight is -1\.0"):
         fastce.binary_cross_entropy(np.zeros(3), np.zeros(3), pos_weight=-1)
+
+
+def test_out_is_no_masked_array():
+    refused(TypeError, "out must be a plain array", out=np.ma.masked_array(np.ones_like(X), X > 3))
+
+
+def test_more_classes_than_any_memory_holds():
+    logits = np.broadcast_to(np.float16(0), (57, 2**56))
+    with pytest.raises(ValueError, match=r"logits must have at most 2\*\*40 classes"):
+        fastce.cross_entropy(logits, np.zeros(57, int))
+
+
+def test_a_huge_index_to_ignore_beside_probabilities():
+    refused(ValueError, "ignore_index is a huge int", targets=X, ignore_index=10**5000)
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).max <= np.finfo(float).max, reason="longdouble is double here"
+)
+def test_a_weight_that_no_double_holds():
+    weights = np.full(4, np.longdouble("1e400"))
+    refused(ValueError, r"sample_weight\[0\]", sample_weight=weights)
+    grad = fastce.cross_entropy_with_grad(X, Y, reduction="none", upstream=weights)[1]
+    assert not np.isfinite(grad).any()

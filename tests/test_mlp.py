@@ -355,6 +355,15 @@ def test_parameters_can_be_set_and_shown():
     assert clf.max_iter == 3
 
 
+def test_partial_fit_keeps_the_layers_of_the_first_call(task):
+    clf = MLPClassifier(8).partial_fit(*task)
+    clf.hidden_layer_sizes = (5,)
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes: expected .*\(8,\), got \(5,\)"):
+        clf.partial_fit(*task)
+    clf.hidden_layer_sizes = [8]
+    clf.partial_fit(*task)
+
+
 def test_partial_fit_may_bring_classes_later(task):
     X, y = task
     clf = MLPClassifier(8).partial_fit(X[:30], y[:30], classes=[0, 1, 2])

@@ -519,3 +519,34 @@ def test_the_curvature_of_a_tiny_cap_is_no_nan():
         x = np.arange(n_classes, dtype=np.float32)[None]
         hess = fastce.cross_entropy_with_grad_hess(x, [0], softcap=1e-25)[2]
         assert np.isfinite(hess).all()
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [3, 10, 112, 113, 300])
+def test_a_logit_that_its_scale_takes_to_minus_infinity_is_hidden(n_classes, dtype, isa):
+    """Also where smoothing counts the classes that are left."""
+    x = np.zeros((4, n_classes), dtype)
+    x[:, 1 : n_classes // 2 + 1] = np.finfo(dtype).min
+    hidden = np.where(x < 0, -np.inf, x).astype(dtype)
+    options = {"logit_scale": 2.0, "label_smoothing": 0.5, "reduction": "none"}
+    y = np.zeros(4, int)
+    for actual, expected in zip(
+        fastce.cross_entropy_with_grad(x, y, **options),
+        fastce.cross_entropy_with_grad(hidden, y, **options),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@dtypes
+@pytest.mark.parametrize("n_classes", [3, 10, 112, 113, 300])
+def test_a_cap_holds_a_logit_that_its_scale_takes_to_infinity(n_classes, dtype, isa):
+    x = np.zeros((2, n_classes), dtype)
+    x[0, 1], x[1, 1] = np.finfo(dtype).min, -np.inf
+    y = np.array([1, 1])
+    options = {"softcap": 100.0, "reduction": "none", "label_smoothing": 0.1}
+    actual = fastce.cross_entropy_with_grad_hess(x, y, logit_scale=10.0, **options)
+    expected = fastce.cross_entropy_with_grad_hess(x, y, **options)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    assert np.isfinite(actual[0]).tolist() == [True, False]
+    np.testing.assert_allclose(actual[1], 10 * expected[1], rtol=1e-5)

@@ -334,3 +334,33 @@ print(os.sched_getaffinity(int(helper)) == set(cpus[1:]))
 def test_the_process_ends_while_helpers_sleep(python):
     done = python(FORK + "print(right(8)); sys.exit(3)")
     assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 3)
+
+
+# ---------- the floating-point mode of the caller
+
+FLUSHING = """
+import ctypes, platform, sys
+import numpy as np
+import fastce
+
+libc, state = ctypes.CDLL(None), (ctypes.c_uint32 * 8)()
+if platform.machine() != "x86_64" or not hasattr(libc, "fegetenv"):
+    print("no way to ask"), sys.exit()
+rng = np.random.default_rng(0)
+x = 40 * rng.standard_normal((4000, 1000), dtype=np.float32)
+y = rng.integers(0, 1000, 4000)
+fastce.cross_entropy_with_grad(x, y, n_threads=2)  # its helper does not flush
+libc.fegetenv(state)
+state[7] |= 0x8040  # flush subnormals
+libc.fesetenv(state)
+assert np.float32(1e-40) * np.float32(1) == 0
+expected = fastce.cross_entropy_with_grad(x, y, n_threads=1)[1]
+for _ in range(5):
+    np.testing.assert_array_equal(fastce.cross_entropy_with_grad(x, y, n_threads=2)[1], expected)
+print("same")
+"""
+
+
+def test_helpers_flush_subnormals_as_their_caller_does(backend, python):
+    done = python(FLUSHING, FASTCE_THREADING=backend)
+    assert done.stdout in ("same\n", "no way to ask\n"), done.stderr

@@ -243,3 +243,16 @@ def test_poly1_of_soft_targets_adds_up_exactly(n_classes, isa, rng):
     p /= p.sum(1, keepdims=True)
     expected = p[:, 3] * (q.sum(1, dtype=np.longdouble) + 2 * (q * p).sum(1))
     assert reference.ulp_error(grad[:, 3], expected, np.float64) <= reference.GRAD_ULP[np.float64]
+
+
+@pytest.mark.parametrize("n_classes", [5, 7, 50, 99, 101, 200, 300])
+def test_focal_loss_of_a_label_as_good_as_hidden(n_classes, isa):
+    """p is 0 and the loss finite: ce / (1 - p) must not overflow where 1 - p rounds."""
+    for others in (0.0, 267.0):
+        x = np.full((1, n_classes), others)
+        x[0, 1] = np.finfo(np.float64).min
+        loss, grad = fastce.focal_loss_with_grad(x, [1], gamma=2.0, reduction="none")
+        assert loss[0] == pytest.approx(np.finfo(np.float64).max, rel=1e-15)
+        expected = np.full(n_classes, 1 / (n_classes - 1))
+        expected[1] = -1
+        np.testing.assert_allclose(grad[0], expected, rtol=1e-14)

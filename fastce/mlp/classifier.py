@@ -196,7 +196,11 @@ class MLPClassifier:
                 raise ValueError(
                     f"classes: expected those of the first call, {self.classes_.tolist()}"
                 )
-            self._check_parameters()
+            if self._check_parameters() != tuple(self._sizes[1:-1]):
+                raise ValueError(
+                    "hidden_layer_sizes: expected that of the first call, "
+                    f"{tuple(self._sizes[1:-1])}, got {self.hidden_layer_sizes}"
+                )
             if len(self._moments) != N_MOMENTS[self.solver]:
                 raise ValueError(f"solver: expected that of the first call, got {self.solver!r}")
             self._check_features(X)
