@@ -336,7 +336,7 @@ def test_arrays_by_protocol(rng):
     assert fastce.cross_entropy(x, array.array("q", y)) == expected
 
 
-GUARDED = """
+BETWEEN_GUARDS = """
 import ctypes, itertools, mmap
 import numpy as np
 import fastce
@@ -350,7 +350,9 @@ def between_guards():
     for start in (base, base + mmap.PAGESIZE + pages):
         assert libc.mprotect(ctypes.c_void_p(start), mmap.PAGESIZE, 0) == 0
     return np.frombuffer(memory, np.uint8)[mmap.PAGESIZE : mmap.PAGESIZE + pages]
+"""
 
+GUARDED = """
 buffers = [between_guards() for _ in range(5)]
 rng = np.random.default_rng(0)
 n_rows = (1, 2, 3, 15, 16, 17, 33, 64, 65)
@@ -388,7 +390,79 @@ print("done")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
 def test_nothing_beyond_the_arrays_is_touched(isa, python):
     """Each argument ends, or begins, at a page that may not be read: an overrun is a crash."""
-    done = python(GUARDED, FASTCE_ISA=isa)
+    done = python(BETWEEN_GUARDS + GUARDED, FASTCE_ISA=isa)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+GUARDED_OPTIONS = """
+buffers = [between_guards() for _ in range(7)]
+rng = np.random.default_rng(0)
+dtypes = [np.dtype(name) for name in ("f2", "f4", "f8")]
+try:
+    import ml_dtypes
+    dtypes.append(np.dtype(ml_dtypes.bfloat16))
+except ImportError:
+    pass
+
+def guarded(i, a):
+    # at an end of buffer i, in the memory order that a has
+    flat = a.T if a.flags.f_contiguous else np.ascontiguousarray(a)
+    place = buffers[i][-a.nbytes:] if rng.random() < 0.5 else buffers[i][:a.nbytes]
+    there = place.view(a.dtype).reshape(flat.shape)
+    there[...] = flat
+    return there.T if a.flags.f_contiguous else there
+
+def some(shape):
+    # as it is or with the classes apart
+    a = rng.random(shape)
+    return np.asfortranarray(a) if rng.random() < 0.3 else a
+
+for _ in range(1500):
+    n_rows = int(rng.choice([1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 64, 65]))
+    n_classes = int(rng.choice([*range(1, 20), 31, 33, 65, 112, 113, 127, 224, 225, 300, 1025]))
+    shape, dtype = (n_rows, n_classes), rng.choice(dtypes)
+    x = guarded(0, some(shape).astype(dtype, order="K"))
+    out = guarded(1, some(shape).astype(rng.choice(dtypes), order="K"))
+    y = rng.integers(0, n_classes, n_rows).astype("i1" if n_classes < 100 else "i8")
+    soft = some(shape).astype("f8" if dtype == np.float64 else "f4", order="K")
+    where = guarded(3, some(shape) < 0.7)
+    options = dict(
+        where=where if rng.random() < 0.7 else guarded(3, rng.random(n_rows) < 0.5),
+        class_weight=guarded(4, rng.random(n_classes)),
+        sample_weight=guarded(5, rng.random(n_rows)),
+        label_smoothing=0.1, z_loss=0.1, softcap=3.0, logit_scale=2.0,
+        upstream=guarded(6, rng.random(n_rows)), reduction="none",
+    )
+    options = {name: value for name, value in options.items() if rng.random() < 0.4}
+    if "upstream" in options:
+        options["reduction"] = "none"
+    kind = rng.integers(5)
+    if kind < 2:
+        targets = guarded(2, soft if rng.random() < 0.3 else y)
+        fastce.cross_entropy(x, targets, **{k: v for k, v in options.items() if k != "upstream"})
+        fastce.cross_entropy_with_grad(x, targets, out=out, **options)
+    elif kind == 2:
+        fastce.cross_entropy_with_grad_hess(x, guarded(2, y), **options)
+        fastce.softmax(x, out=out)
+        fastce.log_softmax(x, out=out)
+        fastce.logsumexp(x)
+    elif kind == 3:
+        weights = guarded(4, rng.random(n_classes))
+        fastce.nll_loss_with_grad(x, guarded(2, y), out=out, class_weight=weights)
+        fastce.evaluate(x, guarded(2, y))
+    else:
+        labels = guarded(2, (some(shape) < 0.5).astype("i1", order="K"))
+        weights = guarded(4, rng.random(n_classes))
+        fastce.binary_cross_entropy_with_grad(x, labels, where=where, out=out, pos_weight=weights)
+        fastce.binary_focal_loss_with_grad(x, labels, gamma=1.5, out=out)
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_nothing_beyond_the_arrays_of_options_is_touched(isa, python):
+    """Halves, masks, soft targets, weights, gradients of another dtype, and other losses."""
+    done = python(BETWEEN_GUARDS + GUARDED_OPTIONS, FASTCE_ISA=isa)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 

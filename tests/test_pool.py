@@ -354,9 +354,11 @@ libc.fegetenv(state)
 state[7] |= 0x8040  # flush subnormals
 libc.fesetenv(state)
 assert np.float32(1e-40) * np.float32(1) == 0
-expected = fastce.cross_entropy_with_grad(x, y, n_threads=1)[1]
+def bits(n_threads):  # for now a subnormal is equal to 0
+    return fastce.cross_entropy_with_grad(x, y, n_threads=n_threads)[1].view(np.int32)
+
 for _ in range(5):
-    np.testing.assert_array_equal(fastce.cross_entropy_with_grad(x, y, n_threads=2)[1], expected)
+    np.testing.assert_array_equal(bits(2), bits(1))
 print("same")
 """
 
