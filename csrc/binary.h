@@ -128,7 +128,7 @@ INLINE void read_run(const fastce_binary_call *call, const place *at, ptrdiff_t 
     }
 }
 
-/* Everything else of them. */
+/* The logits, pos_weight and upstream of the same elements. */
 INLINE void read_logits(const fastce_binary_call *call, const place *at, ptrdiff_t n,
                         part_arrays *part, ptrdiff_t first)
 {
@@ -176,8 +176,8 @@ INLINE void write_run(const fastce_binary_call *call, const place *at, ptrdiff_t
         memcpy(to, grad, (size_t)n * sizeof(elem));
 }
 
-/* e^-a for a >= 0, times 2^128 where it would be subnormal or nearly; down undoes that.  Floats end
- * long before. */
+/* e^-a for a >= 0, divided by down: 2^-128 where it would be subnormal or nearly so, else 1.  (Of
+ * floats always 1: their losses are 0 long before.) */
 INLINE vdouble exp_minus(vdouble a, vdouble *down)
 {
 #if !defined(FASTCE_f64)

@@ -1,5 +1,5 @@
-/* A block of a row of many classes, lanes = classes: the loop that makes its terms, and what goes on in that
- * loop meanwhile, prefetching and writing the row before.  Rows are in rows.h. */
+/* A block of a row of many classes, lanes = classes: the loop that makes its terms, and what goes
+ * on in that loop meanwhile, prefetching and writing the row before.  Rows are in rows.h. */
 #ifndef FASTCE_BLOCKS_H
 #define FASTCE_BLOCKS_H
 
@@ -14,15 +14,16 @@ enum {
     /* The hardware does not prefetch far enough under so much arithmetic: 0.53 against 0.29 ns.
      * 8 and 16 KB are equal, 4 KB is 1.08 times slower. */
     AHEAD = 8192 / (ptrdiff_t)sizeof(elem),
-    /* Logits a group before they are needed, where there are registers to hold them: AVX-512, halves, which are
-     * converted, 0.95 of the time, floats 1.00; on AVX2, where they go to memory and back, 1.13. */
+    /* Logits a group before they are needed, where there are registers to hold them: AVX-512,
+     * halves, which are converted, 0.95 of the time, floats 1.00; on AVX2, where they go to memory
+     * and back, 1.13. */
     LOADS_EARLY = VECTOR_BYTES == 64,
 };
 
-/* Adds a vector so that nothing is lost that matters, for any number of classes: to doubles for float
- * rows (the two halves of the vector, one to each part of the sum), exactly for double ones.  Every
- * float is widened by itself: adding four of them first is 0.9 of the time, but costs a confident
- * row's loss the last half of its 2 ulp. */
+/* Adds a vector so that nothing is lost that matters, for any number of classes: to doubles for
+ * float rows (the two halves of the vector, one to each part of the sum), exactly for double ones.
+ * Every float is widened by itself: adding four of them first is 0.9 of the time, but costs a
+ * confident row's loss the last half of its 2 ulp. */
 INLINE void add_vector(wide_exact_sum *total, vreal x)
 {
 #if !defined(FASTCE_f64)
@@ -42,8 +43,9 @@ INLINE void add_group(wide_exact_sum *total, const real *x)
     }
 }
 
-/* The sum of n doubles in memory, whole groups, none above most.  Sums that start at a power of two no smaller than
- * any of them make what an addition loses known after two operations more, not five: 0.95 of the time. */
+/* The sum of n doubles in memory, whole groups, none above most.  Sums start at a power of two that
+ * is no smaller than any of them, so that what an addition loses takes two operations (Fast2Sum),
+ * not five: 0.95 of the time. */
 INLINE void add_block(wide_exact_sum *total, const real *x, ptrdiff_t n, double most)
 {
 #if defined(FASTCE_f64)
@@ -65,8 +67,8 @@ INLINE void add_block(wide_exact_sum *total, const real *x, ptrdiff_t n, double 
 #endif
 }
 
-/* All lanes of a sum, less a term that is one of them.  Doubles have no bits to spare: three roundings here
- * would take a confident row's loss past its 4 ulp. */
+/* All lanes of a sum, less a term that is one of them.  Doubles have no bits to spare: three
+ * roundings here would take a confident row's loss past its 4 ulp. */
 INLINE double sum_of_lanes(const wide_exact_sum *total, double less)
 {
 #if !defined(FASTCE_f64)
@@ -109,8 +111,8 @@ INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v
         store_part((elem *)row + j, n, v);
 }
 
-/* The last row whose terms are known: its gradient is written while the next row is read, from the first aligned
- * element on by whole vectors, for stores across lines take twice the time. */
+/* The last row whose terms are known: its gradient is written while the next row is read, from the
+ * first aligned element on by whole vectors, for stores across lines take twice the time. */
 typedef struct {
     char *grad;         /* NULL: nothing is pending */
     int as_real;        /* grad holds reals where the logits are halves */
@@ -140,7 +142,8 @@ INLINE void write_vector(const int stream, const pending_row *row, const real *t
         write_part(row, terms, j, j + LANES);
 }
 
-/* All whole vectors of them from element j on that end before `end`, past the caches or not.  Returns where they end. */
+/* All whole vectors of them from element j on that end before `end`, past the caches or not.
+ * Returns where they end. */
 INLINE ptrdiff_t write_vectors(const int stream, const pending_row *row, const real *terms,
                                ptrdiff_t j, ptrdiff_t end)
 {
@@ -150,8 +153,8 @@ INLINE ptrdiff_t write_vectors(const int stream, const pending_row *row, const r
     return j;
 }
 
-/* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads terms up
- * to head beyond them, which the next row overwrites only afterwards. */
+/* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads
+ * terms up to head beyond them, which the next row overwrites only afterwards. */
 INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t from,
                         ptrdiff_t n_classes)
 {
@@ -184,7 +187,8 @@ typedef struct {
     ptrdiff_t top_at;
 } row_input;
 
-/* The row that element j + AHEAD is of, as if it was one with this row: past its end it is the next one. */
+/* The row that element j + AHEAD is of, as if it was one with this row: past its end it is the next
+ * one. */
 INLINE const elem *row_ahead(const row_input *input, ptrdiff_t n_classes, ptrdiff_t j)
 {
     return j + AHEAD < n_classes || !input->next_x ? input->x : input->next_x - n_classes;
@@ -237,7 +241,8 @@ INLINE real logit_at(const fastce_call *call, const row_input *row, int64_t j)
     return get(row->x + j) * (real)call->logit_scale;
 }
 
-/* Where a block's logits are: in block, which prepare_block() made, or in x and, where there is a mask, seen. */
+/* Where a block's logits are: in block, which prepare_block() made, or in x and, where there is a
+ * mask, seen. */
 typedef struct {
     const real *block;
     const elem *x;
@@ -256,8 +261,8 @@ INLINE void load_group(const int change, const block_input *in, ptrdiff_t j, vre
     }
 }
 
-/* The terms of n elements of a row from start on go to `to`, their sum to `total`, and meanwhile what is
- * pending is written.  block is NULL, or holds the elements.  Returns their maximum. */
+/* The terms of n elements of a row from start on go to `to`, their sum to `total`, and meanwhile
+ * what is pending is written.  block is NULL, or holds the elements.  Returns their maximum. */
 INLINE real block_terms(const int change, const fastce_call *call, const row_input *input,
                         ptrdiff_t start, ptrdiff_t n, const real *block, real shift,
                         const vreference *ref, real *to, const pending_row *pending,
@@ -305,8 +310,8 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
                 e[i] = exp_terms(v[i], ref);
                 *(vreal *)(to + from + j + i * LANES) = e[i];
             }
-            /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
-             * chain of term, conversion and sum is long: 0.95 of the time. */
+            /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as
+             * one chain of term, conversion and sum is long: 0.95 of the time. */
             if (WIDE > 1) add_group(&sum, late);
             late = to + from + j;
         }
@@ -320,7 +325,8 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
     return largest;
 }
 
-/* Whether masks and scale are met in the loop of terms (in a block beforehand: 1.3 times as long). */
+/* Whether masks and scale are met in the loop of terms (in a block beforehand: 1.3 times as
+ * long). */
 INLINE int is_direct(const fastce_call *call)
 {
     return is_linear(call) && (!call->where.data || call->where.class_stride == 1);

@@ -31,8 +31,8 @@ static int useful_threads(int n_threads, ptrdiff_t n_chunks)
     return n_threads < 1 ? 1 : n_threads;
 }
 
-/* One part for each thread, but one for all where nothing stays in a cache: threads that are far apart in
- * memory took 1.05 times as long there. */
+/* One part for each thread, but one for all where nothing stays in a cache: threads that are far
+ * apart in memory took 1.05 times as long there. */
 static void share(fastce_work *work, ptrdiff_t n_chunks, int n_threads, int stream)
 {
     const int most = stream ? 1 : FASTCE_MOST_PARTS;

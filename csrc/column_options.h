@@ -1,4 +1,5 @@
-/* Options of few classes, a tile at a time.  The formulas are in row_options.h, with those of many classes. */
+/* Options of few classes, a tile at a time.  The formulas are in row_options.h, with those of many
+ * classes. */
 #ifndef FASTCE_COLUMN_OPTIONS_H
 #define FASTCE_COLUMN_OPTIONS_H
 
@@ -22,7 +23,8 @@ static void mask_tile(const fastce_array *where, ptrdiff_t first, ptrdiff_t n, p
                 = from[j * where->class_stride] ? *cell(tile, n_classes, i, j) : HIDDEN;
 }
 
-/* The probabilities of rows first .. first + n, which are reals, to a tile; zeros in the lanes beyond n. */
+/* The probabilities of rows first .. first + n, which are reals, to a tile; zeros in the lanes
+ * beyond n. */
 static void load_probability_tile(const fastce_array *q, ptrdiff_t first, ptrdiff_t n,
                                   ptrdiff_t n_ahead, ptrdiff_t n_classes, real *tile)
 {
@@ -36,7 +38,8 @@ static void load_probability_tile(const fastce_array *q, ptrdiff_t first, ptrdif
             *cell(tile, n_classes, i, j) = i < n ? *(const real *)(from + j * q->class_stride) : 0;
 }
 
-/* Logits of rows first .. first + n through scale and cap; where more is asked for, dense gets q. */
+/* Logits of rows first .. first + n through scale and cap; where more is asked for, dense gets
+ * q. */
 static void prepare_tile(const fastce_call *call, const row_run *run, ptrdiff_t first, ptrdiff_t n,
                          ptrdiff_t n_ahead, real *tile, option_tiles *more)
 {
@@ -101,8 +104,8 @@ INLINE void column_dense(const fastce_call *call, real *tile, option_tiles *more
     }
 }
 
-/* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the formulas
- * are in row_options.h, write_row. */
+/* The gradient and the Hessian's diagonal of LANES rows with options, over their terms: the
+ * formulas are in row_options.h, write_row. */
 INLINE void column_options(const fastce_call *call, real *tile, option_tiles *more, ptrdiff_t i,
                            const integer *labels, const row_tile *rows)
 {

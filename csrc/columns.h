@@ -1,4 +1,5 @@
-/* Few classes, lanes = rows, by tiles (tiles.h).  Many classes are in rows.h, options in column_options.h.
+/* Few classes, lanes = rows, by tiles (tiles.h).  Many classes are in rows.h, options in
+ * column_options.h.
  *
  * The order in which a row's terms are added depends on n_classes alone, so that every memory
  * layout gives the same bits. */
@@ -41,11 +42,13 @@ INLINE vdouble sum_of_column(const wide_exact_sum *total, int w)
     return WIDE == 1 ? total->sum + total->lost : w ? total->lost : total->sum;
 }
 
-/* A little above the term at the lower end of a reference's window. */
+/* A row with this term or a larger one has this reference or a higher one, for certain: the term at
+ * the lower end of its window, and a margin for roundings. */
 #define LEAST_IN_WINDOW (LIFT * KAPPA * (1 + 0x1p-20))
 
-/* A target so far below the others that its term is 0, also in double: then these are the top.  max and the target's
- * logit become the two parts of their logsumexp less the logit, of which the larger is rounded once. */
+/* A target so far below the others that its term is 0, also in double: then these are the top.  max
+ * and the target's logit become the two parts of their logsumexp less the logit, of which the
+ * larger is rounded once. */
 static __attribute__((cold, noinline)) void sink_target(double shift, double power, ptrdiff_t r,
                                                         row_tile *rows)
 {
@@ -65,8 +68,8 @@ static __attribute__((cold, noinline)) void sink_targets(const vreal *shift, con
         if (rows->top[i + r] == 0) sink_target((*shift)[r], (*power)[r], i + r, rows);
 }
 
-/* Makes the targets of LANES rows their tops, with the sums of the others.  Returns whether a target's term is below
- * the reference's window. */
+/* Makes the targets of LANES rows their tops, with the sums of the others.  Returns whether a
+ * target's term is below the reference's window. */
 INLINE int target_tops(const vdouble *others, vreal shift, vreal power, ptrdiff_t i, row_tile *rows)
 {
     vlong is_low = splat_double(0) != 0;
@@ -111,8 +114,8 @@ INLINE void column_sums(const vreal *group, ptrdiff_t n_classes, vinteger label,
     }
 }
 
-/* Replaces the logits of LANES rows by their terms, and fills the rows' max, top and others: of rows whose targets
- * are their tops. */
+/* Replaces the logits of LANES rows by their terms, and fills the rows' max, top and others: of
+ * rows whose targets are their tops. */
 INLINE void target_column_terms(vreal *group, ptrdiff_t n_classes, ptrdiff_t i,
                                 const integer *labels, const column_tops *tops, row_tile *rows)
 {
@@ -172,8 +175,8 @@ INLINE void column_terms(const int is_flat, vreal *group, const real *flat, ptrd
             = is_flat ? flat[r * n_classes + labels[i + r]] : *lane_at(group, labels[i + r], r);
 }
 
-/* mass, gap and spread of LANES rows that have the same smoothing in all classes but hidden ones; returns
- * whether a class is hidden. */
+/* mass, gap and spread of LANES rows that have the same smoothing in all classes but hidden ones;
+ * returns whether a class is hidden. */
 INLINE int column_even(const fastce_call *call, const vreal *group, ptrdiff_t i,
                        const column_tops *tops, row_tile *rows)
 {
@@ -216,7 +219,8 @@ static void clear_hidden(const fastce_array *x, ptrdiff_t first, ptrdiff_t n, pt
                 *cell(tile, n_classes, i, j) = (real)(rows->factor[i] * 0); /* NaN stays */
 }
 
-/* A thread's work on rows of few classes, and what it has at hand: n rows of a run from row first on. */
+/* A thread's work on rows of few classes, and what it has at hand: n rows of a run from row first
+ * on. */
 typedef struct {
     _Alignas(64) real tile[TILE_REALS];
     row_tile rows;
@@ -272,7 +276,8 @@ INLINE const elem *read_flat(const fastce_call *call, const row_run *run, tile_w
     return (const elem *)worker->flat.terms;
 }
 
-/* Logits to the tile, through the options.  Whatever a row holds that is not there, it is not seen. */
+/* Logits to the tile, through the options.  Whatever a row holds that is not there, it is not
+ * seen. */
 static void read_tile(const fastce_call *call, const row_run *run, tile_worker *worker)
 {
     const ptrdiff_t n_classes = call->n_classes, first = worker->first, n = worker->n;
@@ -303,11 +308,12 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
 INLINE void prefetch_next(const fastce_call *call, const row_run *run, const tile_worker *worker,
                           ptrdiff_t i)
 {
-    if (call->n_rows * call->n_classes >= FAR_FROM && worker->n_ahead >= worker->n)
+    if (call->n_rows * call->n_classes >= PREFETCH_FROM && worker->n_ahead >= worker->n)
         prefetch_rows(call, run, worker->first + worker->n + i);
 }
 
-/* Flat terms of all rows; what a row holds that is not there does not matter.  Returns the largest logit. */
+/* Flat terms of all rows; what a row holds that is not there does not matter.  Returns the largest
+ * logit. */
 INLINE real all_flat_terms(const fastce_call *call, const elem *x, real power, tile_worker *worker)
 {
     const ptrdiff_t n_classes = call->n_classes, n = worker->n * n_classes;
@@ -344,7 +350,8 @@ INLINE void flat_targets(const fastce_call *call, const elem *x, tile_worker *wo
                 = widen(*(const vreal *)(logits + i) * scale, w);
 }
 
-/* Takes the targets' terms out of flat terms.  A row that is not there gets one within the window. */
+/* Takes the targets' terms out of flat terms.  A row that is not there gets one within the
+ * window. */
 INLINE void clear_targets(ptrdiff_t n_classes, tile_worker *worker)
 {
     const integer *labels = worker->labels;
@@ -370,9 +377,9 @@ static __attribute__((cold, noinline)) int reach_window(ptrdiff_t n_classes,
     return 1;
 }
 
-/* The flat terms of rows whose targets are their tops, and what the epilogue is made from, without a look at their
- * maxima: rows are taken to have the reference of the tile before.  Returns whether they have, for certain; if not,
- * nothing is done. */
+/* The flat terms of rows whose targets are their tops, and what the epilogue is made from, without
+ * a look at their maxima: rows are taken to have the reference of the tile before.  Returns whether
+ * they have, for certain; if not, nothing is done. */
 static int guess_terms(const fastce_call *call, const row_run *run, tile_worker *worker)
 {
     const ptrdiff_t n_classes = call->n_classes;

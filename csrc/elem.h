@@ -1,6 +1,6 @@
-/* What logits and grad hold in memory: elem, which is real itself or, for float16 and bfloat16, half of a
- * float.  Halves are converted in registers, exactly on the way in and rounded once, to even, on the
- * way out; everything between is in simd.h's reals. */
+/* What logits and grad hold in memory: elem, which is real itself or, for float16 and bfloat16,
+ * half of a float.  Halves are converted in registers, exactly on the way in and rounded once, to
+ * even, on the way out; everything between is in simd.h's reals. */
 #ifndef FASTCE_ELEM_H
 #define FASTCE_ELEM_H
 
@@ -47,8 +47,8 @@ INLINE uint32_t float_to_bits(float x)
     return bits;
 }
 
-/* float16: 5 bits of exponent.  Shifted into a float's place it is 2^112 too small, also where it is
- * subnormal; inf and NaN then still lack the upper exponent bits. */
+/* float16: 5 bits of exponent.  Shifted into a float's place it is 2^112 too small, also where it
+ * is subnormal; inf and NaN then still lack the upper exponent bits. */
 INLINE float from_f16(uint16_t h)
 {
     const uint32_t shifted = (uint32_t)(h & 0x7fff) << 13;
@@ -57,8 +57,8 @@ INLINE float from_f16(uint16_t h)
     return bits_to_float(magnitude | (uint32_t)(h & 0x8000) << 16);
 }
 
-/* Half of the last bit kept is added, one less where that bit is 0 already.  A subnormal is rounded by
- * an addition to 0.5, whose last bit is 2^-24, the step of the subnormals. */
+/* Half of the last bit kept is added, one less where that bit is 0 already.  A subnormal is rounded
+ * by an addition to 0.5, whose last bit is 2^-24, the step of the subnormals. */
 INLINE uint16_t to_f16(float x)
 {
     const uint32_t bits = float_to_bits(x), magnitude = bits & 0x7fffffff;
@@ -85,8 +85,9 @@ INLINE uint16_t to_bf16(float x)
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
 }
 
-/* Vectors are rounded without a look at NaNs, 0.95 of the time: those of halves, and what arithmetic makes of them, can
- * bear a carry.  Here are others made so, which floats and doubles from outside can be. */
+/* A vector of bfloat16 is rounded without a look at NaNs, 0.95 of the time: a carry cannot hurt one
+ * that comes from bfloat16 logits or from arithmetic, whose lower half is 0.  One from a caller's
+ * floats or doubles may have any bits, and would become 0: this makes it the quiet NaN first. */
 INLINE vreal plain_nan(vreal v)
 {
 #if defined(FASTCE_bf16)
@@ -128,8 +129,8 @@ INLINE void put_as(int out_elem, char *to, real x)
 }
 
 #if defined(FASTCE_bf16) && defined(__AVX512F__)
-/* Both in fewer operations than the compiler makes of the plain formula: 0.83 of a long row's time.  Rounding takes
- * NaNs to be plain_nan()s. */
+/* Both in fewer operations than the compiler makes of the plain formula: 0.83 of a long row's time.
+ * Rounding takes NaNs to be plain_nan()s. */
 INLINE vreal spread_bf16(velem halves)
 {
     static const _Alignas(64) uint16_t to_upper[32]

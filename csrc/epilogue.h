@@ -1,9 +1,9 @@
 /* From the statistics of rows to their losses and the coefficients of their gradients, in double,
- * one row a lane.  Options of a loss live here; the loops over classes are in blocks.h and columns.h.
+ * one row a lane.  Options of a loss live here; the loops over classes are in blocks.h and
+ * columns.h.
  *
- * With top the term of the row's maximum, others the sum of all other terms (a tie counts as
- * another), total = top + others, t the term of the target and w its weight (columns.h may take the target for the
- * maximum, whatever it is, or, where its term is 0, the others' logsumexp, with their sum as top and no others),
+ * With top the term of one class, others the sum of all other terms, total = top + others, t the
+ * term of the target and w its weight,
  *
  *     ce          = (max - x_target) + log1p(others / top)
  *     loss        = sample_weight * (w * value + mass * log1p(others / top) + gap + z_loss * lse^2)
@@ -12,10 +12,12 @@
  *                   - scale * q_target
  *
  * where scale is sample_weight, upstream, the reduction's factor and logit_scale, times each other.
- * q is the dense part of the target distribution (probabilities, smoothing), mass its sum and gap
- * the sum of q_j (max - x_j); value and slope are ce and 1, or what a robust loss makes of p; pull
- * is mass + 2 z_loss lse.  Neither lse - x_target nor p - 1 is formed: both would cancel where the
- * model is confident. */
+ * The class of top is that of the maximum; another one that is as large counts as another.  Where
+ * no maximum has to be known it is the target (prepare.h, has_target_top), and where that one's
+ * term is 0 all others together, with no others. q is the dense part of the target distribution
+ * (probabilities, smoothing), mass its sum and gap the sum of q_j (max - x_j); value and slope are
+ * ce and 1, or what a robust loss makes of p; pull is mass + 2 z_loss lse.  Neither lse - x_target
+ * nor p - 1 is formed: both would cancel where the model is confident. */
 #ifndef FASTCE_EPILOGUE_H
 #define FASTCE_EPILOGUE_H
 
@@ -90,8 +92,9 @@ INLINE vdouble weighed(vdouble value, vdouble weight)
     return (vdouble)((vlong)(weight * value) & ~nothing);
 }
 
-/* x as the product of what is returned and small, one of which is 1: the large part of a factor is to meet what
- * may be tiny first, and the small part last. */
+/* Splits x into two factors of which one is 1.  What may be tiny is to be multiplied by the one
+ * that is returned, which is not small, first, and by `small` last: nothing underflows on the
+ * way. */
 INLINE vdouble split_factor(vdouble x, vdouble *small)
 {
     const vdouble one = splat_double(1);
@@ -100,8 +103,8 @@ INLINE vdouble split_factor(vdouble x, vdouble *small)
     return select_double(is_large, x, one);
 }
 
-/* amount * part / total.  Terms are lifted: of doubles part / total may be subnormal where the product is
- * not, and so may amount / total. */
+/* amount * part / total.  Terms are lifted: of doubles part / total may be subnormal where the
+ * product is not, and so may amount / total. */
 INLINE vdouble share_of(vdouble amount, vdouble part, vdouble inverse)
 {
     if (WIDE > 1) return amount * (part * inverse);
@@ -116,7 +119,9 @@ INLINE int is_dense(const fastce_call *call)
     return call->probabilities.data || call->smoothing != 0;
 }
 
-/* 1 / total and log(total / top) of rows; a maximum of +-inf makes a row NaN, whose bits log_of_sum() mixes. */
+/* 1 / total and log(total / top) of rows.  log_of_sum() works on bits, and would make a number of
+ * an infinite maximum: max - max makes such a row NaN.  (And NaNs, for the same reason, are
+ * anything but plain.) */
 INLINE void log_sums(row_tile *rows, ptrdiff_t n, double *inverse, double *log_sum)
 {
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
@@ -195,9 +200,9 @@ static void epilogue(const fastce_call *call, row_tile *rows, ptrdiff_t n)
     }
 }
 
-/* A smaller factor would be subnormal as a real, or nearly, and lose bits; a larger float would be inf, and
- * make what it multiplies inf or NaN.  Then the terms take a power of two from the factor: until the larger of top
- * and others is 1 to 2, or until the factor is not too large. */
+/* Beyond these a factor would, as a real, lose bits (be subnormal, or nearly) or be inf.  The terms
+ * of such a row are multiplied by a power of two, and its factor divided by it: the one that brings
+ * the larger of top and others to between 1 and 2, or the factor below the upper bound. */
 #if !defined(FASTCE_f64)
 #define LEAST_FACTOR 0x1p-120
 #define MOST_FACTOR 0x1p120
@@ -234,8 +239,8 @@ INLINE double power_below(double x)
     return x;
 }
 
-/* Divides what a row has but its terms by the power of two; returns what the terms are to be multiplied by,
- * in double. */
+/* Divides what a row has but its terms by the power of two; returns what the terms are to be
+ * multiplied by, in double. */
 INLINE double rescale_row(row_tile *rows, ptrdiff_t r)
 {
     const double size = __builtin_fabs(rows->factor[r]);
@@ -248,7 +253,7 @@ INLINE double rescale_row(row_tile *rows, ptrdiff_t r)
     return 1 / power;
 }
 
-/* Not inlined: unlikely, and twice. */
+/* Not inlined: rarely needed, and called in two places. */
 static __attribute__((cold, noinline)) void rescale_terms(real *terms, ptrdiff_t stride,
                                                           ptrdiff_t n, double part)
 {
@@ -260,6 +265,8 @@ typedef struct {
     double sum, lost;
 } exact_sum;
 
+/* (Where floats are added up as doubles nothing needs to be kept: then these are the sums of the
+ * two halves of vectors, see add_vector() in blocks.h.) */
 typedef struct {
     vdouble sum, lost;
 } wide_exact_sum;
@@ -310,8 +317,8 @@ INLINE double total_of(const wide_exact_sum *total)
     return result(all.sum, all.lost);
 }
 
-/* Leaves a sum for call.c to add up with the others.  With both its parts, how rows are grouped, which
- * differs between layouts, does not change the bits of the whole. */
+/* Leaves a sum for call.c to add up with the others.  With both its parts, how rows are grouped,
+ * which differs between layouts, does not change the bits of the whole. */
 INLINE void leave(double *sums, ptrdiff_t n, exact_sum sum)
 {
     sums[2 * n] = sum.sum;

@@ -1,31 +1,33 @@
-/* exp and log on vectors, with their error bounds.  What is done with them is in rows.h,
- * columns.h and epilogue.h.
+/* exp and log on vectors, with their error bounds.  What is done with them is in rows.h, columns.h
+ * and epilogue.h.
  *
- * A row's exponentials are wanted relative to its maximum, and x - max is not a float: its
- * rounding error, up to 2^-18 for a difference of 100, would be the whole error of the result.
- * So the subtraction is not made.  With a reference (shift, power) the row's terms are
+ * A row's exponentials are wanted relative to its maximum, and x - max is not a float: its rounding
+ * error, up to 2^-18 for a difference of 100, would be the whole error of the result.  So the
+ * subtraction is not made.  With a reference (shift, power) the row's terms are
  *
  *     exp(x - shift) * 2^(BIAS - power),   shift = 0 as long as |max| <= SHIFT_FROM, else max,
  *
  * and each is computed from x directly: n = round((x - shift) log2 e), r = (x - shift) - n ln 2.
- * Both subtractions are exact: for |max| > SHIFT_FROM every x whose term is not zero lies within
- * a factor 2 of max (Sterbenz); otherwise |n| < 2^10 (2^12 in double) and LN2_HIGH has so few bits
+ * Both subtractions are exact: for |max| > SHIFT_FROM every x whose term is not zero lies within a
+ * factor 2 of max (Sterbenz); otherwise |n| < 2^10 (2^12 in double) and LN2_HIGH has so few bits
  * that n * LN2_HIGH is exact with or without fused multiply-add.  A new reference changes only the
- * exponents, so no term's bits depend on which maximum was known when it was computed.  With a table n counts parts
- * of a power, and the step has all its bits: minus_product() rounds once, and what is left of the first subtraction,
- * half a step at most, has no more bits than x and the step leave it; the second one rounds.
+ * exponents, so no term's bits depend on which maximum was known when it was computed.  With a
+ * table n counts parts of a power, and the step has all its bits: minus_product() rounds once, and
+ * what is left of the first subtraction, half a step at most, has no more bits than x and the step
+ * leave it; the second one rounds.
  *
  * BIAS lifts all terms, so that none is subnormal: a term below 2^-158 of the reference (2^-1150 in
- * double) is 0; that is below the smallest float at any weight up to 2^9.  A maximum may be up to 2^WINDOW
- * of its row's reference.
+ * double) is 0; that is below the smallest float at any weight up to 2^9.  A maximum may be up to
+ * 2^WINDOW of its row's reference.
  *
- * On AVX-512, one or two of whose registers hold a table of 16 numbers, terms take e^r of a 16th of the
- * range: 0.8 of the time of the longer polynomial, summing up included.  Of floats on AVX2 it is a quarter, for a
- * register's halves hold the same 4: 0.95.  (8 take another permutation and as long a polynomial.)  The table's
- * entries are 2^(i/16) times KAPPA, which was searched for among the floats (doubles): no KAPPA 2^(i/16) is further
- * from one than 0.29 (0.22) of 2^-24 (2^-53), of 4 than 0.007, where plain powers are up to 0.79 (0.74) off, of 4
- * 0.54, which would cost a loss a good part of its 2 ulp.  All terms of a row have that factor, also those of floats
- * that are computed in double, so that it cancels; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have
+ * On AVX-512, one or two of whose registers hold a table of 16 numbers, terms take e^r of a 16th of
+ * the range: 0.8 of the time of the longer polynomial, summing up included.  Of floats on AVX2 it
+ * is a quarter, for a register's halves hold the same 4: 0.95.  (8 take another permutation and as
+ * long a polynomial.)  Its entries, powers 2^(i/16) rounded, would be up to 0.79 of 2^-24 off (0.74
+ * of 2^-53; of 4 0.54), a good part of a loss's 2 ulp.  But all terms of a row may have a factor in
+ * common, for it cancels: KAPPA was searched for among the floats (doubles) so that every
+ * KAPPA 2^(i/16) lies within 0.29 (0.22; of 4 0.007) of one.  Terms of float rows that are computed
+ * in double have it, too; and KAPPA (1 / KAPPA) is 1, so that two equal logits still have
  * probability 0.5 each. */
 #ifndef FASTCE_EXP_LOG_H
 #define FASTCE_EXP_LOG_H
@@ -77,14 +79,15 @@ typedef struct {
     real power;
 } reference;
 
-/* Its power as exp_terms() takes it.  lowest: with a table, the d below which terms are 0; without one, what d is
- * clamped to, whose term is 0 already.  magic: what rounds n, with the power in it. */
+/* Its power as exp_terms() takes it.  lowest: with a table, the d below which terms are 0; without
+ * one, what d is clamped to, whose term is 0 already.  magic: what rounds n, with the power in
+ * it. */
 typedef struct {
     vreal lowest, magic;
 } vreference;
 
-/* The power of two that maxima with this one are relative to, the same for WINDOW of them: logits from -11
- * to 33, or to 266 in double, have one in common. */
+/* The power of two that maxima with this one are relative to, the same for WINDOW of them: logits
+ * from -11 to 33, or to 266 in double, have one in common. */
 INLINE vreal window_of(vreal power)
 {
     const real first = -WINDOW / 4, below = (real)(0.5 - 0.5 / WINDOW); /* floor by rounding */
@@ -99,7 +102,8 @@ INLINE reference reference_of(real max)
     return (reference){0, window_of(splat((real)__builtin_rint((double)max * LOG2_E)))[0]};
 }
 
-/* Whether that is the reference of max, for certain: it may be, too, half a power beyond.  ref has no shift. */
+/* Whether that is the reference of max, for certain: it may be, too, half a power beyond.  ref has
+ * no shift. */
 INLINE int is_inside(const reference *ref, real max)
 {
     const double above = (double)max * LOG2_E - (double)ref->power;
@@ -119,9 +123,10 @@ INLINE vreference reference_at(vreal power)
 #endif
 }
 
-/* e^r - 1 for |r| <= 0.3467: a minimax fit of (e^r - 1 - r) / r^2 weighted by e^-r, relative error of
- * e^r 2^-28.2 (2^-57.9).  By pairs of powers it takes as many operations as Horner's scheme in a shorter chain, beyond
- * which the CPU sees more: rows of many classes in 0.97 (0.88 to 0.95) of the time on AVX2. */
+/* e^r - 1 for |r| <= 0.3467: a minimax fit of (e^r - 1 - r) / r^2 weighted by e^-r, relative error
+ * of e^r 2^-28.2 (2^-57.9).  By pairs of powers it takes as many operations as Horner's scheme in a
+ * shorter chain, beyond which the CPU sees more: rows of many classes in 0.97 (0.88 to 0.95) of the
+ * time on AVX2. */
 INLINE vreal expm1_reduced(vreal r)
 {
     const vreal z = r * r;
@@ -152,7 +157,8 @@ INLINE vdouble expm1_reduced_double(vdouble r)
 #endif
 }
 
-/* e^x times the power of two that magic adds to the exponent, as scale + scale * what is returned. */
+/* e^x times the power of two that magic adds to the exponent, as scale + scale * what is
+ * returned. */
 INLINE vreal expm1_polynomial(vreal x, vreal lowest, vreal magic, vreal *scale)
 {
     const vreal d = maximum(lowest, x);
@@ -164,10 +170,10 @@ INLINE vreal expm1_polynomial(vreal x, vreal lowest, vreal magic, vreal *scale)
 }
 
 #if TABLE_BITS
-/* The bits of KAPPA 2^(i/16) less those of i above the mantissa's other bits, which are i again in the
- * shifted n + i/16: one addition puts both together.  Then ln 2 / 16 in two parts, and a minimax fit of
- * (e^r - 1 - r) / r^2 for |r| <= 0.0217, highest power first: relative error of e^r 2^-28.9 (2^-56.2).  Of 4 numbers
- * it is ln 2 / 4, |r| <= 0.0868 and 2^-27.4. */
+/* The bits of KAPPA 2^(i/16) less those of i above the mantissa's other bits, which are i again in
+ * the shifted n + i/16: one addition puts both together.  Then ln 2 / 16 in two parts, and a
+ * minimax fit of (e^r - 1 - r) / r^2 for |r| <= 0.0217, highest power first: relative error of e^r
+ * 2^-28.9 (2^-56.2).  Of 4 numbers it is ln 2 / 4, |r| <= 0.0868 and 2^-27.4. */
 static const _Alignas(64) integer less_index[] = {
 #if defined(FASTCE_f64)
     0x3ff063bf50da8076, 0x3ff01d82495a4d0e, 0x3fefdf7eb216cb4e, 0x3fefaa11c2499718,
@@ -196,7 +202,8 @@ static const real short_fit[] = {0x1.5556dep-3f, 0x1.0001ecp-1f};
 static const real short_fit[] = {0x1.5520eap-5f, 0x1.5571f0p-3f, 0x1.000006p-1f};
 #endif
 
-/* exp(d) * 2^(BIAS - power) * KAPPA in two parts: it is scale * (1 + what is returned).  index is the table's. */
+/* exp(d) * 2^(BIAS - power) * KAPPA in two parts: it is scale * (1 + what is returned).  index is
+ * the table's. */
 INLINE vreal exp_parts(vreal d, const vreference *ref, vinteger *index, vreal *scale)
 {
     const vreal biased /* low bits: 2^TABLE_BITS (n - power + BIAS) + i */
@@ -211,10 +218,10 @@ INLINE vreal exp_parts(vreal d, const vreference *ref, vinteger *index, vreal *s
 }
 #endif
 
-/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  The relative error is below 2^-23.4 (2^-52.4): half a unit for
- * the last sum, a quarter for r, the rest for the other roundings.  With the table of 16 it is below 2^-23.55
- * (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table; with that of 4 below 2^-23.8.  d = -inf gives
- * 0, NaN NaN. */
+/* exp(d) * 2^(BIAS - power) * KAPPA, d = x - shift.  The relative error is below 2^-23.4 (2^-52.4):
+ * half a unit for the last sum, a quarter for r, the rest for the other roundings.  With the table
+ * of 16 it is below 2^-23.55 (2^-52.5): half a unit for the last sum, 0.14 (0.11) for the table;
+ * with that of 4 below 2^-23.8.  d = -inf gives 0, NaN NaN. */
 INLINE vreal exp_terms(vreal d, const vreference *ref)
 {
     vreal scale;
@@ -228,8 +235,9 @@ INLINE vreal exp_terms(vreal d, const vreference *ref)
 #endif
 }
 
-/* One term, with the bits that it has in a vector of others.  Behind the compiler's back: where it sees that
- * all lanes are equal, it multiplies one of them by itself and adds in a vector, which rounds twice. */
+/* One term, with the bits that it has in a vector of others.  Behind the compiler's back: where it
+ * sees that all lanes are equal, it multiplies one of them by itself and adds in a vector, which
+ * rounds twice. */
 INLINE real exp_term(real d, const vreference *ref)
 {
     vreal all = splat(d);
@@ -237,7 +245,8 @@ INLINE real exp_term(real d, const vreference *ref)
     return exp_terms(all, ref)[0];
 }
 
-/* exp(d) * 2^(BIAS - power) * KAPPA in double, for a result that is a normal double; NaN or inf give anything. */
+/* exp(d) * 2^(BIAS - power) * KAPPA in double, for a result that is a normal double; NaN or inf
+ * give anything. */
 INLINE vdouble normal_terms(vdouble d, vdouble power)
 {
 #if TABLE_BITS && defined(FASTCE_f64) /* the same bits as a term's */
@@ -277,10 +286,11 @@ static const _Alignas(64) real lacking[] = {
 };
 #endif
 
-/* The terms of rows' largest elements in double; d is not below -0.35 of the reference.  A float's parts are
- * good enough to be put together in double: relative error 2^-27.9, 2^-28.9 for the fit and two roundings of
- * a number below 2^-5; of a table of 4 2^-26.1, 2^-27.4 for the fit and a number below 2^-3.5.  In 0.95 of the time
- * of exact_terms().  For what needs the maximum of rows of few classes: softmax, smoothing, z-loss, options. */
+/* The terms of rows' largest elements in double; d is not below -0.35 of the reference.  A float's
+ * parts are good enough to be put together in double: relative error 2^-27.9, 2^-28.9 for the fit
+ * and two roundings of a number below 2^-5; of a table of 4 2^-26.1, 2^-27.4 for the fit and a
+ * number below 2^-3.5.  In 0.95 of the time of exact_terms().  For what needs the maximum of rows
+ * of few classes: softmax, smoothing, z-loss, options. */
 INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops)
 {
 #if TABLE_BITS && !defined(FASTCE_f64)
@@ -296,10 +306,11 @@ INLINE void top_terms(vreal d, vreal power, const vreference *ref, vdouble *tops
 #endif
 }
 
-/* softcap * tanh(x * scale / softcap) and its derivative in x * scale, elementwise, in two steps: in one they are a chain so long that
- * the CPU cannot look ahead to the next.  With u = e^(-2|y|) it is (1 - u) / (1 + u) and 4u / (1 + u)^2: neither
- * 1 - tanh^2 nor, where u is near 1, 1 - u cancels.  Between the steps are 1 - u with the sign of y, and u; or -2
- * and 0 where x is -inf, which stays -inf; x * scale may overflow to it and does not. */
+/* softcap * tanh(x * scale / softcap) and its derivative in x * scale, elementwise, in two steps:
+ * in one they are a chain so long that the CPU cannot look ahead to the next.  With u = e^(-2|y|)
+ * it is (1 - u) / (1 + u) and 4u / (1 + u)^2: neither 1 - tanh^2 nor, where u is near 1, 1 - u
+ * cancels.  Between the steps are 1 - u with the sign of y, and u; or -2 and 0 where x is -inf,
+ * which stays -inf; x * scale may overflow to it and does not. */
 INLINE vreal begin_cap(vreal x, real scale, vreal softcap, vreal *u)
 {
     const vinteger sign = (vinteger)splat(-(real)0), hidden = x == splat(-(real)__builtin_inf());
@@ -361,7 +372,8 @@ INLINE vdouble expm1_double(vdouble x)
 
 /* log(a / b) = k ln 2 + 2 atanh(s), where 2^k is a power of two next to a / b and, with c = 2^k b,
  * s = (a - c) / (a + c).  The difference of the bits of two doubles is 2^52 times that of their
- * logarithms, but for 0.086, so that |s| < 0.2005; there the fit's relative error is 2^-35.3 (2^-55.8). */
+ * logarithms, but for 0.086, so that |s| < 0.2005; there the fit's relative error is 2^-35.3
+ * (2^-55.8). */
 INLINE vlong nearest_power(vdouble a, vdouble b)
 {
     return ((vlong)a - (vlong)b + ((int64_t)1 << 51)) >> 52;
@@ -394,8 +406,8 @@ INLINE vdouble log_normal(vdouble u)
     return log_from(k, (scaled - 1.0) / (scaled + 1.0));
 }
 
-/* log((top + others) / top), for any others >= 0, and 1 / (top + others).  Where k is 0, s has others
- * for its numerator, unrounded. */
+/* log((top + others) / top), for any others >= 0, and 1 / (top + others).  Where k is 0, s has
+ * others for its numerator, unrounded. */
 INLINE vdouble log_of_sum(vdouble top, vdouble others, vdouble *inverse)
 {
     const vdouble total = top + others;

@@ -1,6 +1,6 @@
-/* The whole C interface of fastce: what one call is, what a table of kernels holds, who chooses
- * the table and who runs threads.  No maths here (rows.h, columns.h, epilogue.h) and no checks: pointers
- * and shapes have been checked before they get here, labels by check_targets. */
+/* The whole C interface of fastce: what one call is, what a table of kernels holds, who chooses the
+ * table and who runs threads.  No maths here (rows.h, columns.h, epilogue.h) and no checks:
+ * pointers and shapes have been checked before they get here, labels by check_targets. */
 #ifndef FASTCE_H
 #define FASTCE_H
 
@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The kinds of integers that targets may be, and of floats that binary ones may be.  They are read where
- * they are, never copied to another dtype. */
+/* The kinds of integers that targets may be, and of floats that binary ones may be.  They are read
+ * where they are, never copied to another dtype. */
 enum {
     FASTCE_I8,
     FASTCE_I16,
@@ -25,8 +25,8 @@ enum { FASTCE_FLOAT = FASTCE_U64 + 1, FASTCE_DOUBLE };
 /* The dtypes that logits, grad and hess may have. */
 enum { FASTCE_F32, FASTCE_F64, FASTCE_F16, FASTCE_BF16, FASTCE_N_ELEMS };
 
-/* An array as a loss sees it: classes, the innermost row axis (a "run" of rows) and the other row axes.
- * All strides are in bytes; data is NULL where the array is absent. */
+/* An array as a loss sees it: classes, the innermost row axis (a "run" of rows) and the other row
+ * axes.  All strides are in bytes; data is NULL where the array is absent. */
 typedef struct {
     char *data;
     ptrdiff_t class_stride;
@@ -50,9 +50,9 @@ typedef struct {
     int64_t rank; /* -1: the row is not there */
 } fastce_row_stats;
 
-/* Which chunks of work have been claimed.  A thread first claims those of its own part, in order, then what
- * is left of the others': from call to call it has mostly the same rows, which its cache may still hold
- * (60000 x 10, 1000 x 1000: 0.91 of the time of one queue for all). */
+/* Which chunks of work have been claimed.  A thread first claims those of its own part, in order,
+ * then what is left of the others': from call to call it has mostly the same rows, which its cache
+ * may still hold (60000 x 10, 1000 x 1000: 0.91 of the time of one queue for all). */
 enum { FASTCE_MOST_PARTS = 16 };
 typedef struct {
     int n_parts;
@@ -87,9 +87,9 @@ typedef struct fastce_call {
     double softcap;    /* 0: none */
     double grad_scale; /* what the reduction multiplies every row's gradient by */
 
-    /* The work: each sum_rows rows leave their own sum, whose size depends on the shape alone, so that
-     * no number of threads, no layout and no order of work changes a bit; a thread claims a chunk of
-     * one or more such sums at a time. */
+    /* The work: each sum_rows rows leave their own sum, whose size depends on the shape alone, so
+     * that no number of threads, no layout and no order of work changes a bit; a thread claims a
+     * chunk of one or more such sums at a time. */
     int stream; /* write grad past the caches */
     ptrdiff_t sum_rows, sums_per_run, n_sums;
     ptrdiff_t chunk_rows, chunks_per_run, n_chunks;
@@ -132,13 +132,14 @@ typedef struct fastce_binary_call {
 typedef struct fastce_kernels {
     /* Fills in the work. */
     void (*plan)(fastce_call *call);
-    /* The row of the first label that is neither a class nor ignored, or -1.  weight_sum: what a mean divides by,
-     * added up in a fixed order. */
+    /* The row of the first label that is neither a class nor ignored, or -1.  weight_sum: what a
+     * mean divides by, added up in a fixed order. */
     ptrdiff_t (*check_targets)(const fastce_call *call, double *weight_sum);
     /* Takes chunks until none is left.  Any number of threads may run it at once. */
     void (*cross_entropy)(fastce_call *call, int thread);
 
-    /* The same for binary losses.  check_binary comes first, and adds up weights instead of losses. */
+    /* The same for binary losses.  check_binary comes first, and adds up weights instead of
+     * losses. */
     void (*plan_binary)(fastce_binary_call *call);
     void (*check_binary)(fastce_binary_call *call, int thread);
     void (*binary)(fastce_binary_call *call, int thread);
@@ -163,14 +164,16 @@ extern const fastce_isa fastce_isas[]; /* fastest first; the last one has no nam
 int fastce_run(fastce_call *call, int n_threads, double *loss_sum);
 int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double *sum);
 
-/* parallel.c: the only file with threads.  Runs task(arg, thread) on the caller's thread as number 0
- * and on up to n_threads - 1 others; returns when all that have begun are done.  It may run on fewer. */
+/* parallel.c: the only file with threads.  Runs task(arg, thread) on the caller's thread as number
+ * 0 and on up to n_threads - 1 others; returns when all that have begun are done.  It may run on
+ * fewer. */
 void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threads);
 int fastce_use_threading(
     const char *name); /* "pool", "openmp" or "serial"; -1: not in this build */
 const char *fastce_threading(void);
 
-/* call.c: the yardsticks of the benchmarks on several threads; dst NULL: read, and return the sum. */
+/* call.c: the yardsticks of the benchmarks on several threads; dst NULL: read, and return the
+ * sum. */
 double fastce_stream(const fastce_kernels *kernels, const void *src, void *dst, ptrdiff_t n_bytes,
                      int n_threads);
 const char *fastce_compiler(void);

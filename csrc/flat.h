@@ -1,6 +1,6 @@
-/* Contiguous rows of few classes that share a reference, and whose gradients, if wanted, are linear: terms and
- * gradients are computed as they lie.  Only sums need columns, and maxima where a row's target is not its top.  What
- * is done with the terms is in columns.h. */
+/* Contiguous rows of few classes that share a reference, and whose gradients, if wanted, are
+ * linear: terms and gradients are computed as they lie.  Only sums need columns, and maxima where a
+ * row's target is not its top.  What is done with the terms is in columns.h. */
 #ifndef FASTCE_FLAT_H
 #define FASTCE_FLAT_H
 
@@ -36,7 +36,8 @@ static void number_rows(flat_rows *flat, ptrdiff_t n_classes)
             *(vinteger_anywhere *)(flat->row + r * n_classes + j) = lane_index(r);
 }
 
-/* The terms of n elements as they lie; x may be flat->terms.  Returns the largest logits, a lane each. */
+/* The terms of n elements as they lie; x may be flat->terms.  Returns the largest logits, a lane
+ * each. */
 INLINE vreal flat_terms(const int change, const elem *x, ptrdiff_t n, real scale, real power,
                         flat_rows *flat)
 {
@@ -60,8 +61,9 @@ static void mask_flat(const elem *x, const char *seen, ptrdiff_t n, flat_rows *f
     for (; j < n; j++) flat->terms[j] = seen[j] ? get(x + j) : HIDDEN;
 }
 
-/* The gradient of n rows from their flat terms.  A label's is put in its place afterwards: to compare in every vector
- * which element is one took 1.05 (10 classes) to 1.13 (100) of the time on AVX2. */
+/* The gradient of n rows from their flat terms.  A label's is put in its place afterwards: to
+ * compare in every vector which element is one took 1.05 (10 classes) to 1.13 (100) of the time on
+ * AVX2. */
 INLINE void flat_gradient(const int even, const flat_rows *flat, ptrdiff_t n, ptrdiff_t n_classes,
                           const integer *labels, const row_tile *rows, elem *grad)
 {
@@ -89,8 +91,9 @@ INLINE void load_flat(const real *flat, ptrdiff_t n_classes, ptrdiff_t j, vreal 
     transpose(e, PIECE);
 }
 
-/* The sums of LANES rows of flat terms.  Of floats as they lie, first what is left of whole vectors: by columns 10 classes
- * took 1.09 of the time, 100 1.18.  Of doubles, whose sums are exact, by columns. */
+/* The sums of LANES rows of flat terms.  Of floats as they lie, first what is left of whole
+ * vectors: by columns 10 classes took 1.09 of the time, 100 1.18.  Of doubles, whose sums are
+ * exact, by columns. */
 INLINE void flat_sums(const real *terms, ptrdiff_t n_classes, vdouble *sums)
 {
 #if defined(FASTCE_f64)

@@ -1,6 +1,6 @@
 /* One table of kernels: compiled once per ISA and element type, with -DFASTCE_ISA=avx2 and
- * -DFASTCE_f32, say, and with the flags of that ISA.  It exports that one name, fastce_avx2_f32, and
- * nothing else, or the linker could keep an AVX-512 copy of a shared function for all. */
+ * -DFASTCE_f32, say, and with the flags of that ISA.  It exports that one name, fastce_avx2_f32,
+ * and nothing else, or the linker could keep an AVX-512 copy of a shared function for all. */
 #include "binary.h"
 #include "columns.h"
 #include "gather.h"

@@ -1,12 +1,12 @@
-/* One step of Adam (Kingma and Ba 2015, algorithm 1) over flat arrays, in one pass: NumPy would make
- * ten.  The bias corrections come in as step_size = lr / (1 - beta_1^t) and second_correction =
- * sqrt(1 - beta_2^t), which is PyTorch's way of writing it, epsilon included.
+/* One step of Adam (Kingma and Ba 2015, algorithm 1) over flat arrays, in one pass: NumPy would
+ * make ten.  The bias corrections come in as step_size = lr / (1 - beta_1^t) and second_correction
+ * = sqrt(1 - beta_2^t), which is PyTorch's way of writing it, epsilon included.
  *
  * A weight whose gradient has become 0, as at the pixels that few images light, has a first moment
  * that shrinks by beta_1 a step, and sticks at some subnormals for ever (0.9 of the smallest rounds
  * to itself): with a tenth of them stuck a step takes 66 us instead of 30 on Zen 4, and far more
- * where subnormals trap into microcode. Below `tiny`, FLT_MIN / FLT_EPSILON, the moment is set to
- * 0: it moved its weight by less than lr * 1e-23 a step, and lr * tiny is still normal. The second
+ * where subnormals trap into microcode.  Below `tiny`, FLT_MIN / FLT_EPSILON, the moment is set to
+ * 0: it moved its weight by less than lr * 1e-23 a step, and lr * tiny is still normal.  The second
  * moment stops at FLT_MIN, `least`: a larger bound would count beside a small epsilon. */
 #ifndef FASTCE_OPTIMIZER_H
 #define FASTCE_OPTIMIZER_H

@@ -1,6 +1,6 @@
-/* Two classes, a tile at a time, where a loss depends on the label's probability alone.  That is of one logit, the
- * difference of the two, which a double holds: one exponential a row, no sums, and half an ulp.  4096 x 2 in 0.57 of
- * the time of columns by maxima, in 0.3 as halves. */
+/* Two classes, a tile at a time, where a loss depends on the label's probability alone.  That is of
+ * one logit, the difference of the two, which a double holds: one exponential a row, no sums, and
+ * half an ulp.  4096 x 2 in 0.57 of the time of columns by maxima, in 0.3 as halves. */
 #ifndef FASTCE_PAIRS_H
 #define FASTCE_PAIRS_H
 
@@ -14,10 +14,10 @@ INLINE int is_pair(const fastce_call *call)
            && call->z_loss == 0 && is_linear(call);
 }
 
-/* From logits in the tile to losses and, in the tile, gradients, of n rows, a multiple of LANES.  With lead what the
- * target's logit is above the other, a its size and u = e^-a, the loss is log1p(u), and a more where the lead
- * is negative; p of the other class is u / (1 + u), or 1 / (1 + u).  Three short loops, each of which the CPU looks
- * ahead in: 0.87 of the time of one. */
+/* From logits in the tile to losses and, in the tile, gradients, of n rows, a multiple of LANES.
+ * With lead what the target's logit is above the other, a its size and u = e^-a, the loss is
+ * log1p(u), and a more where the lead is negative; p of the other class is u / (1 + u), or 1 / (1 +
+ * u).  Three short loops, each of which the CPU looks ahead in: 0.87 of the time of one. */
 static void pair_tile(const fastce_call *call, ptrdiff_t n, const int64_t *targets, real *tile,
                       row_tile *rows)
 {

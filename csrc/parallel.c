@@ -3,9 +3,10 @@
  * simply claims fewer.
  *
  * The default is a pool of our own in which help is optional: a caller that has claimed the last
- * chunk waits only for helpers that have begun, never for one that has still to wake.  An OpenMP team
- * waits for every member: after 20 ms of idleness, beside a busy process or beside a second OpenMP
- * runtime, libgomp made calls of 50 microseconds take 1 to 10 milliseconds.  It stays as a back-end. */
+ * chunk waits only for helpers that have begun, never for one that has still to wake.  An OpenMP
+ * team waits for every member: after 20 ms of idleness, beside a busy process or beside a second
+ * OpenMP runtime, libgomp made calls of 50 microseconds take 1 to 10 milliseconds.  It stays as a
+ * back-end. */
 #define _GNU_SOURCE /* a thread's CPUs */
 #include <pthread.h>
 #include <sched.h>
@@ -53,9 +54,10 @@ static struct {
           .sleep = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER};
 
-/* How a thread rounds, and whether it flushes subnormals.  Helpers do as their caller does: where that had been told to
- * flush (torch.set_flush_denormal, libraries built with -ffast-math) after they had been made, half of the gradients
- * that are subnormal were 0, and others with every call. */
+/* How a thread rounds, and whether it flushes subnormals.  Helpers do as their caller does: where
+ * that had been told to flush (torch.set_flush_denormal, libraries built with -ffast-math) after
+ * they had been made, half of the gradients that are subnormal were 0, and others with every
+ * call. */
 static unsigned long float_mode(void)
 {
 #if defined(__SSE2__)
@@ -81,11 +83,12 @@ static void set_float_mode(unsigned long mode)
 }
 
 #if defined(__linux__)
-/* A thread that is woken starts where the scheduler likes, often on the caller's CPU, where it can only take
- * turns with it: calls of 50 microseconds in turns with PyTorch's spinning threads took 1.4 to 1.6 times as
- * long as alone, the first ones after idleness 1.0 times.  Of the CPUs that the caller may use, a helper
- * leaves the caller's: 0.9 and 0.6 times.  While it moves it is not counted: nobody waits for it.  It keeps to the CPUs
- * that are left until it is in the way again. */
+/* A thread that is woken starts where the scheduler likes, often on the caller's CPU, where it can
+ * only take turns with it: calls of 50 microseconds in turns with PyTorch's spinning threads took
+ * 1.4 to 1.6 times as long as alone, the first ones after idleness 1.0 times.  Of the CPUs that the
+ * caller may use, a helper leaves the caller's: 0.9 and 0.6 times.  While it moves it is not
+ * counted: nobody waits for it.  It keeps to the CPUs that are left until it is in the way
+ * again. */
 static void step_aside(void)
 {
     cpu_set_t cpus;
@@ -137,8 +140,9 @@ static void start_helpers(int n)
     sigset_t all, before;
     pthread_t thread;
     if (pool.n_helpers >= n) return;
-    /* Signals are the program's business, on its own threads, but those that a thread raises itself: blocked, they would
-     * end the process before a handler (faulthandler's) hears of them. */
+    /* Signals are the program's business, on its own threads, but those that a thread raises
+     * itself: blocked, they would end the process before a handler (faulthandler's) hears of
+     * them. */
     const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
     sigfillset(&all);
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&all, own[i]);

@@ -1,5 +1,5 @@
-/* Options of many classes: what they do to a block before its terms are made, and to a row's gradient after
- * its sum is known.  Those of few classes are in column_options.h. */
+/* Options of many classes: what they do to a block before its terms are made, and to a row's
+ * gradient after its sum is known.  Those of few classes are in column_options.h. */
 #ifndef FASTCE_ROW_OPTIONS_H
 #define FASTCE_ROW_OPTIONS_H
 
@@ -12,8 +12,9 @@ typedef struct {
     real *chain; /* d z / d x, unless terms are multiplied by it */
 } row_scratch;
 
-/* Copies a block through the options and fills up its last group with -inf; fills chain, and dense of the row.
- * Returns the maximum.  What a step needs of the call is in variables, which stores cannot change. */
+/* Copies a block through the options and fills up its last group with -inf; fills chain, and dense
+ * of the row.  Returns the maximum.  What a step needs of the call is in variables, which stores
+ * cannot change. */
 static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff_t start,
                           ptrdiff_t n, real *block, real *chain, real *row_dense)
 {
@@ -69,7 +70,8 @@ static real prepare_block(const fastce_call *call, const row_input *row, ptrdiff
     return largest_lane(largest);
 }
 
-/* Classes of a row that neither a mask hides nor the scale, by overflow; NaN is not hidden, but its row is NaN anyway. */
+/* Classes of a row that neither a mask hides nor the scale, by overflow; NaN is not hidden, but its
+ * row is NaN anyway. */
 static ptrdiff_t count_seen(const fastce_call *call, const row_input *row)
 {
     const real scale
@@ -86,8 +88,9 @@ INLINE double spread_of(const fastce_call *call, const row_input *row)
     return call->smoothing / (double)(row->is_even ? call->n_classes : count_seen(call, row));
 }
 
-/* Adds quarters of n logits up, for even smoothing: in double exactly but for cancellation beyond 29 bits.  Quarters,
- * for multiplications that add are done by other units than additions and conversions (0.9 of the time). */
+/* Adds quarters of n logits up, for even smoothing: in double exactly but for cancellation beyond
+ * 29 bits.  Quarters, for multiplications that add are done by other units than additions and
+ * conversions (0.9 of the time). */
 INLINE void add_quarters(const elem *x, ptrdiff_t n, wide_exact_sum *sum)
 {
     for (ptrdiff_t j = 0; j < n; j += LANES) {
@@ -107,9 +110,8 @@ INLINE void even_gap(const fastce_call *call, const row_input *input,
 }
 
 /* The gradient and the Hessian's diagonal of a row with options, at once: the next row's options
- * need the scratch.  With p_j = term_j / total the second derivative is
- * factor * term_j * (1 - p_j) + 2 z_loss scale p_j^2 in z, then the chain rule; one logit_scale is in
- * factor and scale. */
+ * need the scratch.  With p_j = term_j / total the second derivative is factor * term_j * (1 - p_j)
+ * + 2 z_loss scale p_j^2 in z, then the chain rule; one logit_scale is in factor and scale. */
 static void write_row(const fastce_call *call, const row_input *input, const row_scratch *scratch,
                       const row_tile *rows, ptrdiff_t r, int as_real, char *grad, char *hess)
 {

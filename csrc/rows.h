@@ -1,17 +1,19 @@
 /* Many classes, one row after the other, lanes = classes.  Few classes are in columns.h.
  *
  * A row is read from memory once and written once, and one exponential is computed per element: its
- * terms (see exp_log.h) go to `terms`, a row that stays in L2.  What they are relative to is guessed to be
- * what the row before had, so that the maximum is taken on the way; where the guess is wrong, and for
- * caps, dense targets and large logits, a block is copied to L1 first.  Only when the row ends is its
- * sum known; then the gradient is one multiplication per term.  That is done while the next row is being
- * read, so that memory is read and written at an even pace under the arithmetic.
+ * terms (see exp_log.h) go to `terms`, a row that stays in L2.  What they are relative to is
+ * guessed to be what the row before had, so that the maximum is taken on the way; where the guess
+ * is wrong, and for caps, dense targets and large logits, a block is copied to L1 first.  Only when
+ * the row ends is its sum known; then the gradient is one multiplication per term.  That is done
+ * while the next row is being read, so that memory is read and written at an even pace under the
+ * arithmetic.
  *
- * The row's largest element is taken out of the sum (in the loss its term is `top`, in double), and where
- * that would cancel, for others / top must be exact also where it is tiny, they are added up without it.
+ * The row's largest element is taken out of the sum (in the loss its term is `top`, in double), and
+ * where that would cancel, for others / top must be exact also where it is tiny, they are added up
+ * without it.
  *
- * Rows go by batches, each with terms of its own, so that the epilogue, whose latency is that of 400
- * elements, serves several rows at once. */
+ * Rows go by batches, each with terms of its own, so that the epilogue, whose latency is that of
+ * 400 elements, serves several rows at once. */
 #ifndef FASTCE_ROWS_H
 #define FASTCE_ROWS_H
 
@@ -19,11 +21,11 @@
 
 enum { BATCH_BYTES = 64 << 10 }; /* terms of a batch stay in L2, 256 KB at least */
 
-/* Others that are so small a part of a block's largest term are added up without it.  One rounding of
- * floats in double is 2^-53 of it, a block has at most 512 in a lane (AVX2 256, AVX-512 128) and 4 of the lanes: with
- * 2^-19 they stay below 2^-25 (2^-26, 2^-26.9) of the others, half (a quarter, an eighth) of their last bit.  Of
- * doubles an addition loses up to 2^-51 of it, which is added up plainly: 1024 such roundings are 2^-86 at most, a
- * quarter of the others' last bit. */
+/* Others that are so small a part of a block's largest term are added up without it.  One rounding
+ * of floats in double is 2^-53 of it, a block has at most 512 in a lane (AVX2 256, AVX-512 128) and
+ * 4 of the lanes: with 2^-19 they stay below 2^-25 (2^-26, 2^-26.9) of the others, half (a quarter,
+ * an eighth) of their last bit.  Of doubles an addition loses up to 2^-51 of it, which is added up
+ * plainly: 1024 such roundings are 2^-86 at most, a quarter of the others' last bit. */
 #if !defined(FASTCE_f64)
 #define CROWDED_OUT 0x1p-19
 #else
@@ -36,9 +38,9 @@ INLINE double exact_term(double x, double lift, const reference *ref)
     return exact_terms(splat_double(x - (double)ref->shift), splat_double(ref->power - lift))[0];
 }
 
-/* The sum of a block's terms without the largest, which would take the others' last bits with it.  It is
- * found only now: to find every row's maximum and hide it before the terms are computed takes a misprediction
- * and a load that waits for a store, 17 ns a row. */
+/* The sum of a block's terms without the largest, which would take the others' last bits with it.
+ * It is found only now: to find every row's maximum and hide it before the terms are computed takes
+ * a misprediction and a load that waits for a store, 17 ns a row. */
 static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
 {
     wide_exact_sum sum = {splat_double(0), splat_double(0)};
@@ -72,7 +74,8 @@ INLINE size_t row_scratch_size(ptrdiff_t n_classes)
     return (size_t)(n_classes + LANES + GROUP - 1) / GROUP * GROUP * sizeof(real);
 }
 
-/* Bytes of scratch of a row in a batch; rows in a batch.  A linear loss alone keeps nothing of a row. */
+/* Bytes of scratch of a row in a batch; rows in a batch.  A linear loss alone keeps nothing of a
+ * row. */
 INLINE size_t batch_row_size(const fastce_call *call)
 {
     const size_t size = row_scratch_size(call->n_classes);
@@ -82,14 +85,15 @@ INLINE size_t batch_row_size(const fastce_call *call)
 INLINE ptrdiff_t batch_rows(const fastce_call *call)
 {
     if (batch_row_size(call) == 0) return TILE;
-    /* of even rows the rest of the scratch is hardly ever used */
+    /* of even rows only terms are used, unless a class turns out to be hidden */
     const ptrdiff_t n
         = BATCH_BYTES
           / (ptrdiff_t)(is_even(call) ? row_scratch_size(call->n_classes) : batch_row_size(call));
     return n < 1 ? 1 : n > TILE ? TILE : n;
 }
 
-/* The target's term, where something is made of it, with the same bits whether it is among terms or not. */
+/* The target's term, where something is made of it, with the same bits whether it is among terms or
+ * not. */
 INLINE double term_of_target(const fastce_call *call, const real *terms, double target_logit,
                              int64_t target, const reference *ref)
 {
@@ -99,8 +103,8 @@ INLINE double term_of_target(const fastce_call *call, const real *terms, double 
     return exp_term((real)target_logit - ref->shift, &vref);
 }
 
-/* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row.  guess
- * is the reference of the row before. */
+/* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row. 
+ * guess is the reference of the row before. */
 static void row_terms(const fastce_call *call, const row_blocks *cut, row_input *input,
                       const row_scratch *scratch, const pending_row *pending, real *block,
                       reference *guess, row_tile *rows, ptrdiff_t r)
@@ -146,8 +150,9 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
             if (ref.shift != old.shift || ref.power != old.power) {
                 vref = reference_at(splat(ref.power));
                 if (max > -__builtin_inf()) {
-                    /* 2^-k, exactly when the shift stays 0.  In three steps: what it multiplies is below 2^660, and
-                     * may be normal after a k of 1682, which no one double can do. */
+                    /* 2^-k, exactly when the shift stays 0.  In three steps: what it multiplies is
+                     * below 2^660, and may be normal after a k of 1682, which no one double can
+                     * do. */
                     const double first = 0x1p-520, last = 0x1p-320;
                     const double change
                         = exact_term(old.shift, (double)old.power - BIAS + 840, &ref) / KAPPA;
@@ -208,8 +213,8 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     }
 }
 
-/* The same for a row of one block whose gradient is linear: 1000 classes in 0.91 of the time, 128 in 0.7.  Returns
- * whether the guess was right; if not, only what was pending is done. */
+/* The same for a row of one block whose gradient is linear: 1000 classes in 0.91 of the time, 128
+ * in 0.7.  Returns whether the guess was right; if not, only what was pending is done. */
 INLINE int short_row_terms(const int is_changed, const fastce_call *call, row_input *input,
                            real *terms, pending_row *pending, real *block, const reference *guess,
                            row_tile *rows, ptrdiff_t r)
@@ -317,15 +322,18 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     const double target_grad = rows->target_grad[r] * input->slope;
     real at_target = 0;
     if (call->loss != FASTCE_SOFTMAX) {
-        /* by the very number that will multiply it; where that overflowed, so shall the gradient */
+        /* divided by the number that it will be multiplied by; where that overflowed, so does the
+         * gradient */
         const double divisor = factor - factor == 0 ? factor : rows->factor[r];
         at_target = target_grad == 0 ? 0 : (real)(target_grad / divisor);
         scratch.terms[input->target] = at_target;
     }
     const double less = input->is_even ? rows->scale[r] * input->spread : 0;
     const char *end = grad + (size_t)n_classes * out_size;
-    if (stream) { /* lines that it shares with its neighbours are read before they are written, the last one by plain
-                   * stores: half a line that is streamed goes to memory alone, 600 ns, before the rest may be written */
+    /* Lines that it shares with its neighbours are read before they are written, the last one by
+     * plain stores: half a line that is streamed goes to memory alone, 600 ns, before the rest may
+     * be written. */
+    if (stream) {
         prefetch_for_write(grad);
         prefetch_for_write(end - 1);
     }
@@ -344,8 +352,8 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     }
 }
 
-/* n rows of a run from row first on, a batch at most.  Their classes are contiguous in `arrays`, whose
- * row 0 is row `origin` of the run; next_x is what will be read after them. */
+/* n rows of a run from row first on, a batch at most.  Their classes are contiguous in `arrays`,
+ * whose row 0 is row `origin` of the run; next_x is what will be read after them. */
 static void row_batch(const fastce_call *call, row_worker *worker, const row_run *run,
                       ptrdiff_t first, ptrdiff_t n, const row_run *arrays, ptrdiff_t origin,
                       int as_real, int stream, const elem *next_x)
@@ -441,8 +449,8 @@ static void finish_worker(const fastce_call *call, row_worker *worker)
     if (call->stream) store_fence();
 }
 
-/* Rows whose classes are contiguous in every array.  A chunk is claimed one batch early, so that its
- * first row is prefetched. */
+/* Rows whose classes are contiguous in every array.  A chunk is claimed one batch early, so that
+ * its first row is prefetched. */
 static void cross_entropy_rows(fastce_call *call, int thread)
 {
     const int as_real = call->out_elem != OWN_ELEM;

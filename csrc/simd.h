@@ -1,9 +1,11 @@
-/* The vectors that the maths is written in, for one element type and one ISA, on the compiler's
- * own vector types (gcc 12, clang 19 or newer): arithmetic, comparisons and shifts are plain operators there.
- * Only what those lack is spelled out per ISA: maximum, masks, table look-ups, widening, streaming stores.
+/* The vectors that the maths is written in, for one element type and one ISA, on the compiler's own
+ * vector types (gcc 12, clang 19 or newer): arithmetic, comparisons and shifts are plain operators
+ * there.  Only what those lack is spelled out per ISA: maximum, masks, table look-ups, widening,
+ * streaming stores.
  *
- * Compiled with -DFASTCE_f64 or, with float as real, one of -DFASTCE_f32, _f16, _bf16; a*b + c becomes one instruction where the ISA has
- * fused multiply-add (-ffp-contract=fast), and nothing below depends on whether it does. */
+ * Compiled with -DFASTCE_f64 or, with float as real, one of -DFASTCE_f32, _f16, _bf16; a*b + c
+ * becomes one instruction where the ISA has fused multiply-add (-ffp-contract=fast), and nothing
+ * below depends on whether it does. */
 #ifndef FASTCE_SIMD_H
 #define FASTCE_SIMD_H
 
@@ -104,15 +106,16 @@ INLINE void prefetch_for_write(const void *x)
     __builtin_prefetch(x, 1, 3);
 }
 
-/* To L2 only: what is on its way from memory to L1 holds one of the few buffers that L1 has for misses,
- * and rows.h needs them for what it keeps in L2. */
+/* To L2 only: what is on its way from memory to L1 holds one of the few buffers that L1 has for
+ * misses, and rows.h needs them for what it keeps in L2. */
 INLINE void prefetch_to_l2(const void *x)
 {
     __builtin_prefetch(x, 0, 2);
 }
 
-/* v as it is rounded: the compiler may not make a product and what is added to it one operation.  (Without
- * AVX512VL, it is AVX-512 in loops, as tests have it on other CPUs: no register is as large.) */
+/* v as it is rounded: the compiler may not make a product and what is added to it one operation.
+ * (Without AVX512VL, it is AVX-512 in loops, as tests have it on other CPUs: no register is as
+ * large.) */
 INLINE vreal as_rounded(vreal v)
 {
 #if defined(__AVX512VL__)
@@ -200,7 +203,9 @@ INLINE vreal shuffle_two(vreal a, vreal b, vinteger index)
 #endif
 }
 
-/* Lanes of v, one for each of an index's; an index of lane r is lane_index(r).  AVX2 has no such permutation of doubles. */
+/* Lanes of v by an index made of lane_index()es: lane l of the result is lane r of v where the
+ * index's is lane_index(r).  (AVX2 permutes doubles as pairs of halves only, so an index names two
+ * of them.) */
 #if defined(__AVX2__) && !defined(__AVX512F__) && defined(FASTCE_f64)
 typedef int32_t vhalves __attribute__((vector_size(VECTOR_BYTES)));
 
@@ -299,8 +304,9 @@ INLINE vreal zero_below(vreal x, vreal limit, vreal v)
 }
 #endif
 
-/* 0, 1, 2, ...: what constant shuffles are made from.  Spelled out, for the compiler folds no vector
- * that is read from memory, and then makes the shuffles anew each time: 64 classes took 1.2 times as long. */
+/* 0, 1, 2, ...: what constant shuffles are made from.  Spelled out, for the compiler folds no
+ * vector that is read from memory, and then makes the shuffles anew each time: 64 classes took 1.2
+ * times as long. */
 INLINE vinteger lane_numbers(void)
 {
 #if VECTOR_BYTES == 64 && !defined(FASTCE_f64)
@@ -314,9 +320,9 @@ INLINE vinteger lane_numbers(void)
 #endif
 }
 
-/* Of n vectors, cut into parts of n lanes: v[i] lane j becomes v[j] lane i, in every part.  At step s,
- * blocks of s x s lanes off the diagonal change places; n is a constant, the loops unroll and each
- * shuffle is one instruction or two. */
+/* Of n vectors, cut into parts of n lanes: v[i] lane j becomes v[j] lane i, in every part.  At step
+ * s, blocks of s x s lanes off the diagonal change places; n is a constant, the loops unroll and
+ * each shuffle is one instruction or two. */
 INLINE void transpose(vreal *v, int n)
 {
     const vinteger lane = lane_numbers();
@@ -438,7 +444,8 @@ INLINE vdouble widen(vreal v, int part)
 #endif
 }
 
-/* The same from memory, aligned to VECTOR_BYTES, which saves moving a part to where it is converted. */
+/* The same from memory, aligned to VECTOR_BYTES, which saves moving a part to where it is
+ * converted. */
 INLINE vdouble widen_at(const real *x, int part)
 {
 #if defined(__AVX512F__) && !defined(FASTCE_f64)

@@ -1,6 +1,6 @@
-/* Many classes whose neighbours are not neighbours in memory (channels first, Fortran order, steps), or
- * a gradient of another dtype: LANES rows at a time are copied to contiguous scratch, computed there by
- * rows.h, and copied out.  So every layout has the bits of the contiguous one. */
+/* Many classes whose neighbours are not neighbours in memory (channels first, Fortran order,
+ * steps), or a gradient of another dtype: LANES rows at a time are copied to contiguous scratch,
+ * computed there by rows.h, and copied out.  So every layout has the bits of the contiguous one. */
 #ifndef FASTCE_STRIPS_H
 #define FASTCE_STRIPS_H
 

@@ -1,5 +1,5 @@
-/* Which rows a thread has, and what is asked of each: labels of any integer kind, read where they are,
- * and weights.  Labels are checked here too.  What they do to a loss is in epilogue.h. */
+/* Which rows a thread has, and what is asked of each: labels of any integer kind, read where they
+ * are, and weights.  Labels are checked here too.  What they do to a loss is in epilogue.h. */
 #ifndef FASTCE_TARGETS_H
 #define FASTCE_TARGETS_H
 
@@ -38,8 +38,8 @@ INLINE row_run run_at(const fastce_call *call, ptrdiff_t run)
                      run * call->run_length};
 }
 
-/* Labels of rows i .. i + n of a run as int64.  A uint64 that has no int64 becomes negative, which is no class;
- * so does an ignore_index for uint64. */
+/* Labels of rows i .. i + n of a run as int64.  A uint64 that has no int64 becomes negative, which
+ * is no class; so does an ignore_index for uint64. */
 static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                          int64_t *targets)
 {
@@ -63,7 +63,8 @@ static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t 
 #undef READ_AS
 }
 
-/* Whether a mask leaves a class of row i.  Eight are looked at together: one by one, their branches are mispredicted. */
+/* Whether a mask leaves a class of row i.  Eight are looked at together: one by one, their branches
+ * are mispredicted. */
 INLINE int has_class(const fastce_array *where, ptrdiff_t i, ptrdiff_t n_classes)
 {
     const char *row = where->data + i * where->row_stride;
@@ -82,9 +83,9 @@ INLINE void start_rows(row_tile *rows)
     for (ptrdiff_t k = 0; k < TILE; k++) rows->sample_weight[k] = rows->upstream[k] = 1;
 }
 
-/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 for a row that is not
- * there: ignored, not kept, without a class, or of sample weight 0.  Rows with probabilities have target 0 and weight 0.
- * Returns whether all are there. */
+/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 for a row that
+ * is not there: ignored, not kept, without a class, or of sample weight 0.  Rows with probabilities
+ * have target 0 and weight 0.  Returns whether all are there. */
 static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                      int64_t *targets, row_tile *rows)
 {
@@ -94,7 +95,8 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
         read_targets(call, run, i, n, targets);
         for (ptrdiff_t k = 0; k < n; k++) {
             const int64_t ignored = call->has_ignore_index & (targets[k] == call->ignore_index);
-            /* Labels were checked, but another thread may have changed one since: by sign bits, at no cost. */
+            /* Labels were checked, but another thread may have changed one since: by sign bits, at
+             * no cost. */
             targets[k] |= -ignored | ((call->n_classes - 1 - targets[k]) >> 63);
             rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
             all |= targets[k];

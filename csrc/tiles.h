@@ -1,22 +1,24 @@
-/* Few classes between memory and a `tile`: some rows at a time, LANES of them to a group, which has a vector
- * for each class, so that every step of the arithmetic serves LANES rows.  The arithmetic is in columns.h. */
+/* Few classes between memory and a `tile`: some rows at a time, LANES of them to a group, which has
+ * a vector for each class, so that every step of the arithmetic serves LANES rows.  The arithmetic
+ * is in columns.h. */
 #ifndef FASTCE_TILES_H
 #define FASTCE_TILES_H
 
 #include "prepare.h"
 
-/* A tile is TILE rows, or a half or a quarter of them, where that leaves more of the smallest L1, 32 KB, to what comes and
- * goes. */
+/* A tile is TILE rows, or a half or a quarter of them, where that leaves more of the smallest L1,
+ * 32 KB, to what comes and goes. */
 enum {
     MOST_FEW_CLASSES = sizeof(real) == 4 && VECTOR_BYTES > 16 ? 224 : 112,
-    VERY_FEW = 32,     /* up to so many: whole tiles */
-    TILE_REALS = 3584, /* halves of tiles up to 112 classes, quarters up to 224 */
-    FAR_FROM = 1 << 17 /* elements; fewer stay in L2 */
+    VERY_FEW = 32,          /* up to so many: whole tiles */
+    TILE_REALS = 3584,      /* halves of tiles up to 112 classes, quarters up to 224 */
+    PREFETCH_FROM = 1 << 17 /* elements; fewer stay in L2 */
 };
 
-/* Up to so many classes columns.h is used.  Floats of 128 and 200 classes take 0.72 of the time of rows.h where targets
- * are tops, so that neither maxima are looked for nor logits turned into columns, channels first 0.45; but with a z-loss or
- * soft targets 1.4, doubles 1.3, the baseline, which turns them, 1.3. */
+/* Up to so many classes columns.h is used.  Floats of 128 and 200 classes take 0.72 of the time of
+ * rows.h where targets are tops, so that neither maxima are looked for nor logits turned into
+ * columns, channels first 0.45; but with a z-loss or soft targets 1.4, doubles 1.3, the baseline,
+ * which turns them, 1.3. */
 INLINE ptrdiff_t few_classes(const fastce_call *call)
 {
     return has_target_top(call) ? MOST_FEW_CLASSES : 112;
@@ -33,7 +35,8 @@ INLINE ptrdiff_t tile_rows(ptrdiff_t n_classes)
     return n_classes <= VERY_FEW ? TILE : n_classes <= TILE_REALS / 32 ? 32 : 16;
 }
 
-/* A group's class 0.  Groups are whole numbers of LANES classes apart, for those are loaded together. */
+/* A group's class 0.  Groups are whole numbers of LANES classes apart, for those are loaded
+ * together. */
 INLINE vreal *group_of(real *tile, ptrdiff_t n_classes, ptrdiff_t row)
 {
     return (vreal *)tile + row / LANES * ((n_classes + LANES - 1) / LANES * LANES);
@@ -50,15 +53,15 @@ INLINE real *cell(real *tile, ptrdiff_t n_classes, ptrdiff_t row, ptrdiff_t j)
     return lane_at(group_of(tile, n_classes, row), j, row % LANES);
 }
 
-/* LANES rows of contiguous classes to columns, and back, a few classes at a time.  In come as many as a
- * piece of 16 bytes has, so that a vector has pieces of several rows and loads do most of the
- * transposition; halves, which are converted by vectors, by vectors.  Out go whole vectors of classes, and
- * what is left by halves of vectors and pieces (10 classes: 0.91 of the time of a vector that is mostly
- * padding; 32 classes by pieces alone: 1.14).
+/* LANES rows of contiguous classes to columns, and back, a few classes at a time.  In come as many
+ * as a piece of 16 bytes has, so that a vector has pieces of several rows and loads do most of the
+ * transposition; halves, which are converted by vectors, by vectors.  Out go whole vectors of
+ * classes, and what is left by halves of vectors and pieces (10 classes: 0.91 of the time of a
+ * vector that is mostly padding; 32 classes by pieces alone: 1.14).
  *
- * Reads up to a vector beyond a row, so what follows the last row must be readable; in place another thread may be
- * writing there, and those lanes are never looked at.  On the way back
- * a row's last piece runs over into the next row, which is written after it; where there is no next
+ * Reads up to a vector beyond a row, so what follows the last row must be readable; in place
+ * another thread may be writing there, and those lanes are never looked at.  On the way back a
+ * row's last piece runs over into the next row, which is written after it; where there is no next
  * row it is written one by one. */
 INLINE void rows_to_columns(const elem *x, ptrdiff_t n_classes, vreal *group)
 {
@@ -216,8 +219,8 @@ static void store_tile(const fastce_array *x, int out_elem, int stream, ptrdiff_
             put_as(OWN_ELEM, out + i * row_stride + j * class_stride, *cell(tile, n_classes, i, j));
 }
 
-/* Gradients of contiguous rows on their way past the caches: rows that are not a whole number of lines
- * wait here for the next ones.  rows[0 .. n) belong at `to`. */
+/* Gradients of contiguous rows on their way past the caches: rows that are not a whole number of
+ * lines wait here for the next ones.  rows[0 .. n) belong at `to`. */
 typedef struct {
     elem *to;
     ptrdiff_t n;

@@ -32,10 +32,10 @@ def binary_cross_entropy(
     Parameters
     ----------
     logits : array of any shape
-        Scores before the sigmoid, of any strides: no copy is made of them. ``-inf`` and ``inf`` are
-        probabilities 0 and 1. Integers and lists become float64.
+        Scores before the sigmoid, of any strides; unaligned or byte-swapped ones are copied.
+        ``-inf`` and ``inf`` are probabilities 0 and 1. Integers and lists become float64.
     targets : integers, bools or floats of the logits' shape
-        0 and 1; floats may lie in between. Floats up to 0.001 outside of [0, 1], as averages of
+        0 and 1; floats may lie in between. Floats up to 2**-10 outside of [0, 1], as averages of
         labels may round to, are taken as they are; others are refused.
     pos_weight : array that broadcasts to the logits, optional
         Factor of the part of target 1, 0 or more, for each label say; not in the mean's divisor.

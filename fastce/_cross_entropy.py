@@ -42,8 +42,9 @@ def cross_entropy(
     Parameters
     ----------
     logits : array with a class axis
-        Unnormalised scores, float16, bfloat16 (ml_dtypes), float32 or float64, of any strides: no
-        copy is made of them. ``-inf`` masks a class. Integers and lists become float64.
+        Unnormalised scores, float16, bfloat16 (ml_dtypes), float32 or float64, of any strides;
+        unaligned or byte-swapped ones are copied. ``-inf`` masks a class. Integers and lists become
+        float64.
     targets : integers of the rows' shape, or floats of the logits' shape
         The class of each row, in ``[0, n_classes)`` or `ignore_index`, of any integer dtype; or
         probabilities, whose rows need not sum to one. The rows' shape is that of the logits
@@ -51,9 +52,10 @@ def cross_entropy(
     axis : int, default -1
         The class axis; 1 for ``(N, C, d1, ..., dK)``.
     class_weight : array of shape (n_classes,), optional
-        Factor of each class's part of the loss, 0 or more.
+        Factor of each class's part of the loss, finite and 0 or more.
     sample_weight : array of the rows' shape, optional
-        Factor of each row, 0 or more. A row of weight 0 is not there, as if ignored.
+        Factor of each row, finite and 0 or more. A row of weight 0 is not there, as if ignored. For
+        a mean the weights' sum is 0 or at least 1e-300.
     ignore_index : int or None, default -100
         Rows with this target count for nothing: loss 0, gradient 0, whatever they hold.
     where : bool array of the rows' or of the logits' shape, optional
@@ -67,17 +69,19 @@ def cross_entropy(
     softcap : float, optional
         ``z = softcap * tanh(logit_scale * logits / softcap)``, as in Gemma 2. From 1e-30 to 1e30.
     z_loss : float, default 0.0
-        Adds ``z_loss * logsumexp(z)**2`` to each row, times its sample weight (as in PaLM).
+        0 or more: adds ``z_loss * logsumexp(z)**2`` to each row, times its sample weight (as in
+        PaLM).
     reduction : {"none", "sum", "mean"}, default "mean"
         ``"mean"`` divides by the sum of ``sample_weight * class_weight[target]`` over the rows
         kept, as PyTorch does; for probabilities by the sum of ``sample_weight``.
     normalizer : float, optional
-        Replaces that divisor: the count over all parts of an accumulated gradient, say.
+        Replaces that divisor: the count over all parts of an accumulated gradient, say. From 1e-300
+        to 1e300, and with "mean" only.
     on_empty : {"nan", "zero", "raise"}, default "nan"
         What the mean is when no weight is left. PyTorch's is NaN.
     n_threads : int, optional
-        1 or more; default `get_num_threads`. Small calls use fewer. The result is the same, bit for
-        bit, for any number.
+        From 1 to 65536, of which 256 are used at most; default `get_num_threads`. Small calls use
+        fewer. The result is the same, bit for bit, for any number.
 
     Returns
     -------
@@ -90,6 +94,8 @@ def cross_entropy(
         If a shape or a value does not fit; a target out of range is named by its position.
     TypeError
         If an argument is of the wrong kind.
+    MemoryError
+        If there is no room for some rows of ``n_classes`` a thread.
 
     Examples
     --------

@@ -15,7 +15,8 @@ N_BINS = 15  # of the calibration error: Guo et al. 2017, section 2; also torchm
 
 @dataclass(frozen=True, eq=False)
 class PerClass:
-    """Figures of the rows of each true class; NaN where there are none."""
+    """Figures of the rows of each true class, arrays of shape (n_classes,): how many rows, their
+    mean loss in nats and the share predicted rightly; those two are NaN where there are none."""
 
     count: NDArray[np.int64]
     loss: NDArray[np.float64]
@@ -25,6 +26,9 @@ class PerClass:
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What `evaluate` found; ``print`` shows it.
+
+    Losses and entropy are means over rows, in nats; accuracies, the calibration error ``ece`` and
+    ``top_k_accuracy`` are shares from 0 to 1; ``n_valid`` counts the rows that were there.
 
     Examples
     --------

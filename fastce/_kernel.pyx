@@ -89,7 +89,7 @@ cdef enum: COST_OF_BINARY = 8
 cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
 
 # A broadcast array may claim more than memory holds. Scratch is at most 8 bytes x (3 rows and 4
-# strips of 16) a class and thread: with 2^40 classes and 256 threads below 2^58, which size_t holds.
+# strips of 16) a class and thread: with 2^40 classes and 256 threads below 2^58, as size_t holds.
 cdef ptrdiff_t MOST_CLASSES = <ptrdiff_t>1 << 40
 
 CROSS_ENTROPY = FASTCE_CROSS_ENTROPY

@@ -220,7 +220,7 @@ def test_a_label_is_named_by_its_place_in_the_targets():
 
 
 @pytest.mark.parametrize("layout", ["C", "Fortran", "reversed", "every second"])
-def test_channels_first_is_not_copied(layout, rng):
+def test_python_does_not_copy_channels_first(layout, rng):
     x = {"C": np.copy, **LAYOUTS}[layout](rng.normal(size=(4, 20, 100, 100)).astype(np.float32))
     y = rng.integers(0, 20, (4, 100, 100))
     tracemalloc.start()
@@ -234,7 +234,7 @@ def test_channels_first_is_not_copied(layout, rng):
 
 @pytest.mark.parametrize("layout", ["C", "Fortran", "reversed", "every second", "read-only"])
 @pytest.mark.parametrize("shape", [(20_000, 50), (100, 10_000)], ids=str)
-def test_the_logits_are_not_copied(layout, shape, rng):
+def test_python_does_not_copy_the_logits(layout, shape, rng):
     """The loss of 4 MB of logits takes less than an eighth of that, the gradient that much more."""
     x = {"C": np.copy, **LAYOUTS}[layout](rng.normal(size=shape).astype(np.float32))
     y = rng.integers(0, shape[1], shape[0])
@@ -254,7 +254,7 @@ def test_the_logits_are_not_copied(layout, shape, rng):
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int64, np.uint64])
 @pytest.mark.parametrize("step", [1, 2, -1])
-def test_the_targets_are_not_copied(step, dtype):
+def test_python_does_not_copy_the_targets(step, dtype):
     """Not to another dtype either: a million of them, and less than 64 KB for the call."""
     x = np.broadcast_to(np.float32([[1, 2]]), (1_000_000, 2))
     y = np.zeros(1_000_000 * abs(step), dtype)[::step]

@@ -56,6 +56,7 @@ class MLPClassifier:
     solver : {"adam", "sgd"}, default "adam"
         Adam as in PyTorch, with bias correction; or gradient descent with momentum.
     learning_rate_init : float, default 1e-3
+        What each step of either solver is multiplied by; above 0.
     batch_size : int, default 64
         Rows per step; at most all rows are taken. The last batch of an epoch may be shorter.
     max_iter : int, default 10
@@ -185,6 +186,12 @@ class MLPClassifier:
         classes : array of shape (n_classes,), optional
             All the labels that later calls may bring; needed at the first call only, and there
             by default the labels of `y`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; and for classes, layers, a solver or a number of features other than those of
+            the first call. Other parameters may change between calls.
         """
         X, y = _as_inputs(X), _as_labels(y)
         if not hasattr(self, "classes_"):

@@ -104,6 +104,7 @@ def load_mnist(
 
     Examples
     --------
+    >>> from fastce.mlp import load_mnist
     >>> X, y, X_test, y_test = load_mnist()
     >>> X.shape, X_test.shape
     ((10000, 784), (2000, 784))
