@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastce import _kernel
+from fastce._kernel import CROSS_ENTROPY, softmax_loss
 
 Reduction = Literal["none", "sum", "mean"]
 OnEmpty = Literal["nan", "zero", "raise"]
@@ -118,8 +118,8 @@ def cross_entropy(
     >>> print(f"{fastce.cross_entropy(logits, labels, axis=1, ignore_index=255):.4f}")
     3.0445
     """
-    return _kernel.softmax_loss(
-        _kernel.CROSS_ENTROPY, 0.0, 0.0, 1, logits, targets, axis, class_weight, sample_weight,
+    return softmax_loss(
+        CROSS_ENTROPY, 0.0, 0.0, 1, logits, targets, axis, class_weight, sample_weight,
         ignore_index, where, label_smoothing, logit_scale, softcap, z_loss, reduction, normalizer,
         on_empty, None, None, n_threads,
     )  # fmt: skip
@@ -185,8 +185,8 @@ def cross_entropy_with_grad(
     [[-0.0596  0.0596]
      [ 0.25   -0.25  ]]
     """
-    result: tuple[Any, NDArray[Any]] = _kernel.softmax_loss(
-        _kernel.CROSS_ENTROPY, 0.0, 0.0, 2, logits, targets, axis, class_weight, sample_weight,
+    result: tuple[Any, NDArray[Any]] = softmax_loss(
+        CROSS_ENTROPY, 0.0, 0.0, 2, logits, targets, axis, class_weight, sample_weight,
         ignore_index, where, label_smoothing, logit_scale, softcap, z_loss, reduction, normalizer,
         on_empty, out, upstream, n_threads,
     )  # fmt: skip
@@ -243,8 +243,8 @@ def cross_entropy_with_grad_hess(
     >>> print(grad, hess)
     [[ 0.5 -0.5]] [[0.25 0.25]]
     """
-    result: tuple[Any, NDArray[Any], NDArray[Any]] = _kernel.softmax_loss(
-        _kernel.CROSS_ENTROPY, 0.0, 0.0, 3, logits, targets, axis, class_weight, sample_weight,
+    result: tuple[Any, NDArray[Any], NDArray[Any]] = softmax_loss(
+        CROSS_ENTROPY, 0.0, 0.0, 3, logits, targets, axis, class_weight, sample_weight,
         ignore_index, where, label_smoothing, logit_scale, softcap, z_loss, reduction, normalizer,
         on_empty, out, upstream, n_threads,
     )  # fmt: skip

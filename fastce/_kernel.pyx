@@ -367,7 +367,7 @@ cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str na
     if _elem_of(array) < 0:
         raise TypeError("out must be float16, bfloat16, float32 or float64, got "
                         + _kind_name(out))
-    if isinstance(out, np.ma.MaskedArray):
+    if not cnp.PyArray_CheckExact(out) and isinstance(out, np.ma.MaskedArray):
         raise TypeError("out must be a plain array, got a masked one")
     if not cnp.PyArray_SAMESHAPE(array, logits):
         raise ValueError(f"out must have the shape of {name} {(<object>logits).shape}, "
