@@ -333,34 +333,30 @@ INLINE int has_no_shift(double power)
     return power * LN2_DOUBLE_HIGH > -SHIFT_FROM && (power + WINDOW) * LN2_DOUBLE_HIGH < SHIFT_FROM;
 }
 
-/* The logits of rows' targets; 0 of those that are not there. */
-INLINE void flat_targets(const fastce_call *call, const elem *x, tile_worker *worker)
+/* Reads the logits of rows' targets, and takes their terms out of the flat ones.  A row that is not
+ * there gets a logit of 0, and a term within the window.  In one loop, in which what is written is
+ * not soon read: two, before and after terms are computed, took 1.2 of the time on Zen 5. */
+INLINE void take_targets(const int is_masked, const fastce_call *call, const row_run *run,
+                         tile_worker *worker)
 {
+    const elem *x = row_of(&run->logits, worker->first);
+    const char *seen = is_masked ? (const char *)row_of(&run->where, worker->first) : NULL;
     const real scale = (real)call->logit_scale;
     const integer *labels = worker->labels;
-    _Alignas(64) real logits[TILE];
-    for (ptrdiff_t i = 0; i < worker->n; i += LANES, x += LANES * call->n_classes)
-        for (ptrdiff_t r = 0; r < LANES; r++)
-            logits[i + r] = get(x + r * call->n_classes + labels[i + r]);
-    for (ptrdiff_t r = 0; !worker->all_there && r < worker->n; r++)
-        if (worker->targets[r] < 0) logits[r] = 0;
-    for (ptrdiff_t i = 0; i < worker->n; i += LANES)
-        for (int w = 0; w < WIDE; w++)
-            *(vdouble *)(worker->rows.target_logit + i + w * DOUBLES)
-                = widen(*(const vreal *)(logits + i) * scale, w);
-}
-
-/* Takes the targets' terms out of flat terms.  A row that is not there gets one within the
- * window. */
-INLINE void clear_targets(ptrdiff_t n_classes, tile_worker *worker)
-{
-    const integer *labels = worker->labels;
     real *terms = worker->flat.terms;
-    for (ptrdiff_t i = 0; i < worker->n; i += LANES, terms += LANES * n_classes)
-        for (ptrdiff_t r = 0; r < LANES; r++) terms[r * n_classes + labels[i + r]] = 0;
+    ptrdiff_t row = 0; /* its first element */
+    for (ptrdiff_t i = 0; i < worker->n; i += LANES)
+        for (ptrdiff_t r = i; r < i + LANES; r++, row += call->n_classes) {
+            const ptrdiff_t at = row + labels[r];
+            worker->rows.target_logit[r]
+                = is_masked && !seen[at] ? (double)HIDDEN : (double)(get(x + at) * scale);
+            terms[at] = 0;
+        }
     for (ptrdiff_t r = 0; !worker->all_there && r < worker->n; r++)
-        if (worker->targets[r] < 0)
-            worker->flat.terms[r * n_classes + labels[r]] = (real)(2 * LIFT);
+        if (worker->targets[r] < 0) {
+            worker->rows.target_logit[r] = 0;
+            terms[r * call->n_classes + labels[r]] = (real)(2 * LIFT);
+        }
 }
 
 /* Whether all rows have a term within the window.  Hardly ever called: most targets have one. */
@@ -389,9 +385,11 @@ static int guess_terms(const fastce_call *call, const row_run *run, tile_worker 
     const elem *x = read_flat(call, run, worker);
     const real *terms = worker->flat.terms;
     int has_low = 0;
-    flat_targets(call, x, worker); /* before terms take the place of what a mask left */
     if (!(all_flat_terms(call, x, power, worker) <= most)) return 0; /* terms may be anything */
-    clear_targets(n_classes, worker);
+    if (run->where.data)
+        take_targets(1, call, run, worker);
+    else
+        take_targets(0, call, run, worker);
     for (ptrdiff_t i = 0; i < worker->n; i += LANES, terms += LANES * n_classes) {
         vdouble others[WIDE];
         prefetch_next(call, run, worker, i);
