@@ -9,11 +9,14 @@ enum {
     GROUP = 4 * LANES,                      /* elements of one step: four chains of arithmetic */
     BLOCK = 8192 / (ptrdiff_t)sizeof(real), /* with 4 KB 1.03 of the time: loops start more often */
     /* Streaming stores and others in turns wait for each other: bursts of a group cost 0.39 ns an
-     * element, of 1 KB 0.35, of 16 KB 0.45 (terms in L2; one thread, AVX-512). */
-    BURST = 1024 / (ptrdiff_t)sizeof(real),
+     * element, of 1 KB 0.35, of 16 KB 0.45 (terms in L2; one thread, AVX-512 of Zen 4).  Zen 5 has
+     * them shorter: 512 bytes take 0.95 of the time of 1 KB, but not on AVX2, 1.02. */
+    BURST = VECTOR_BYTES == 64 ? 512 / (ptrdiff_t)sizeof(elem) : 1024 / (ptrdiff_t)sizeof(real),
     /* The hardware does not prefetch far enough under so much arithmetic: 0.53 against 0.29 ns.
      * 8 and 16 KB are equal, 4 KB is 1.08 times slower. */
     AHEAD = 8192 / (ptrdiff_t)sizeof(elem),
+    /* From L2 to L1 on AVX-512, which consumes a line every 2 ns: 0.96 of the time on Zen 5. */
+    SOON = 512 / (ptrdiff_t)sizeof(elem),
     /* Logits a group before they are needed, where there are registers to hold them: AVX-512,
      * halves, which are converted, 0.95 of the time, floats 1.00; on AVX2, where they go to memory
      * and back, 1.13. */
@@ -297,7 +300,10 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
         vreal ahead[4];
         if (LOADS_EARLY) load_group(change, &in, 0, ahead);
         for (ptrdiff_t j = 0; j < length; j += GROUP) {
-            for (ptrdiff_t i = 0; i < GROUP; i += LINE) prefetch_to_l2(fetched + j + i);
+            for (ptrdiff_t i = 0; i < GROUP; i += LINE) {
+                prefetch_to_l2(fetched + j + i);
+                if (VECTOR_BYTES == 64) prefetch(in.x + j + i + SOON);
+            }
             vreal v[4], e[4];
             if (LOADS_EARLY) {
                 memcpy(v, ahead, sizeof v);
