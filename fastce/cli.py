@@ -46,7 +46,7 @@ def _integer(least: int) -> Callable[[str], int]:
 
 def _learning_rate(text: str) -> float:
     value = float(text)
-    if not 1e-45 < value < 3.4e38:  # as a float32
+    if not 1.4013e-45 <= value <= 3.4028234e38:  # as a float32
         raise argparse.ArgumentTypeError(f"expected a finite float32 above 0, got {text}")
     return value
 
@@ -60,7 +60,11 @@ def _hidden(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fastce", description=fastce.__doc__, allow_abbrev=False)
+    parser = _Parser(
+        prog="fastce",
+        description="Softmax cross-entropy on CPUs: train with it, evaluate, time it.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"fastce {fastce.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
 
@@ -102,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for the results (runs/mnist)",
     )
-    add("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint in --out, if there is one; without it a run starts anew",
+    )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser(

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import zipfile
+from fractions import Fraction
 
 import hypothesis
 import numpy as np
@@ -385,6 +386,9 @@ def test_partial_fit_may_bring_classes_later(task):
         ("hidden_layer_sizes", -1, ValueError),
         ("hidden_layer_sizes", (1.5,), TypeError),
         ("hidden_layer_sizes", True, TypeError),
+        ("hidden_layer_sizes", "", TypeError),
+        ("hidden_layer_sizes", {3: 1}, TypeError),
+        ("hidden_layer_sizes", iter([3]), TypeError),  # gone after the first fit
         ("solver", "lbfgs", ValueError),
         ("solver", np.array([["adam"], ["sgd"]]), TypeError),
         ("learning_rate_init", 0.0, ValueError),
@@ -396,11 +400,13 @@ def test_partial_fit_may_bring_classes_later(task):
         ("batch_size", np.ones((2, 2)), TypeError),
         ("max_iter", 0, ValueError),
         ("random_state", -1, ValueError),
+        pytest.param("random_state", 10**5000, ValueError, id="huge"),
         ("random_state", "x", TypeError),
         ("momentum", 1.0, ValueError),
         ("beta_1", -0.1, ValueError),
         ("beta_2", float("nan"), ValueError),
         ("epsilon", 0.0, ValueError),
+        ("epsilon", 1e-16, ValueError),
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
@@ -410,6 +416,15 @@ def test_impossible_parameters_are_named(task, method, name, value, error):
         getattr(clf, method)(*task)
     assert "\n" not in str(caught.value)
     assert not hasattr(clf, "classes_")
+
+
+def objects(values):
+    """As pandas gives columns of strings, and frames with columns of several dtypes."""
+    array = np.empty((len(values), 6) if isinstance(values[0], list) else len(values), object)
+    array[...] = values if array.ndim == 2 else 0
+    for i, value in enumerate(values if array.ndim == 1 else ()):
+        array[i] = value
+    return array
 
 
 def with_value(X, value):
@@ -433,6 +448,12 @@ def with_value(X, value):
         (lambda X, y: (X, y[:, None]), ValueError, "y: expected shape"),
         (lambda X, y: (X, y + 0.5), TypeError, "y: expected integers or strings, got float64"),
         (lambda X, y: (X, [None, *y[1:]]), TypeError, "y: expected integers or strings"),
+        (lambda X, y: (X, objects(["a", np.nan, *"a" * 88])), TypeError, "y: .* nan in row 1"),
+        (lambda X, y: (X, objects([*"1" * 89, 1])), TypeError, "y: .* got 1 in row 89"),
+        (lambda X, y: (X, objects([True, 2, *[1] * 88])), TypeError, "y: .* got 2 in row 1"),
+        (lambda X, y: (X, objects([(1, 2), *"a" * 89])), TypeError, r"y: .* got \(1, 2\) in row 0"),
+        (lambda X, y: (objects([["1"] * 6] * 90), y), TypeError, "X: expected numbers, got a str"),
+        (lambda X, y: (objects([[None] * 6] * 90), y), TypeError, "X: .*, got a NoneType"),
         (lambda X, y: (np.ma.masked_array(X, X > 1), y), TypeError, "X must be .*masked array"),
         (lambda X, y: (X, np.ma.masked_array(y, y > 1)), TypeError, "y must be .*masked array"),
         (lambda X, y: ([[1.0], [1.0, 2.0]], y), ValueError, "X must be an array of numbers"),
@@ -446,6 +467,84 @@ def test_impossible_data_are_named(task, method, change, error, message):
     with pytest.raises(error, match=message) as caught:
         getattr(clf, method)(*change(*task))
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_several_kinds_in_one_frame(task):
+    X, y = task
+    mixed = X.astype(object)
+    mixed[:, 0] = X[:, 0] > 1
+    mixed[:, 1] = (X[:, 1] * 8).astype(int)
+    plain = mixed.astype(np.float32)
+    clf = MLPClassifier(4, max_iter=2).fit(plain, y)
+    np.testing.assert_array_equal(clf.predict_proba(mixed), clf.predict_proba(plain))
+
+
+@pytest.mark.parametrize("size", [np.int8(16), np.uint8(16), np.int8(100)])
+def test_a_batch_size_of_few_bits(task, size):
+    """Of 130 rows: in 8 bits, where the last batches begin is negative."""
+    X, y = np.tile(task[0], (2, 1))[:130], np.tile(task[1], 2)[:130]
+    clf = MLPClassifier(4, max_iter=2, batch_size=size).fit(X, y)
+    assert (
+        clf.loss_curve_ == MLPClassifier(4, max_iter=2, batch_size=int(size)).fit(X, y).loss_curve_
+    )
+
+
+def test_a_fit_without_memory_leaves_a_model_as_it_was(task, monkeypatch):
+    X, y = task
+    clf = MLPClassifier(4, max_iter=1).fit(X, y)
+    before = clf.predict_proba(X)
+    clf.set_params(hidden_layer_sizes=5)
+
+    zeros = np.zeros
+
+    def none_left(shape, *args, **keywords):
+        if isinstance(shape, tuple):  # the moments; the weights are there already
+            raise MemoryError
+        return zeros(shape, *args, **keywords)
+
+    monkeypatch.setattr(np, "zeros", none_left)
+    with pytest.raises(MemoryError):
+        clf.fit(X, y)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
+def test_logits_that_overflow_are_an_error(task):
+    X, y = task
+    clf = MLPClassifier(4, max_iter=1).fit(X, y)
+    clf._params *= 1000
+    for method in (clf.predict, clf.predict_proba, lambda X: clf.score(X, y[:3])):
+        with pytest.raises(ValueError, match=r"^X: row 1 is too large"):
+            method(X[:3] * np.float32([[1], [3e37], [3e37]]))
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 100), np.longdouble("0.01"), np.float32(0.01)])
+def test_numbers_of_any_library_are_saved(task, tmp_path, rate):
+    clf = MLPClassifier(np.array([4]), learning_rate_init=rate, batch_size=np.int16(9))
+    clf.fit(*task).save(tmp_path / "model.npz")
+    loaded = MLPClassifier.load(tmp_path / "model.npz")
+    assert (loaded.learning_rate_init, loaded.batch_size) == (float(rate), 9)
+    clf.set_params(batch_size=float("nan"))
+    with pytest.raises(TypeError, match=r"^batch_size: expected an integer, got nan"):
+        clf.save(tmp_path / "model.npz")
+
+
+def test_a_subclass_keeps_its_parameters():
+    class Named(MLPClassifier):
+        def __init__(self, name="a", *, max_iter=3):
+            super().__init__(max_iter=max_iter)
+            self.name = name
+
+    clf = Named("b")
+    assert clf.get_params() == {"name": "b", "max_iter": 3}
+    assert repr(clf) == "Named(name='b')"
+
+
+@pytest.mark.parametrize("classes", [[[0, 1, 2]], objects([0, 1, "2"]), [0, 1]])
+def test_classes_are_checked_at_every_call(task, classes):
+    clf = MLPClassifier(4).partial_fit(*task)
+    with pytest.raises((ValueError, TypeError), match=r"^classes: expected"):
+        clf.partial_fit(*task, classes=classes)
 
 
 def test_a_fitted_model_wants_the_same_features(task):
@@ -493,6 +592,7 @@ def test_a_learning_rate_too_large_is_an_error_not_nan(task, solver):
         clf.fit(*task)
     with pytest.raises(ValueError, match=r"not fitted"):
         clf.predict(task[0])
+    assert not [name for name in vars(clf) if name.endswith("_")]  # what scikit-learn looks at
 
 
 def test_weights_that_overflow_in_the_last_step_are_an_error(task):

@@ -12,6 +12,7 @@ import pytest
 from mnist_files import make_set, write_set
 
 from fastce import cli
+from fastce.mlp import files as files_of_a_run
 
 EPOCHS = 3
 
@@ -86,6 +87,24 @@ def test_a_finished_run_prints_its_result_and_trains_no_more(tmp_path, data, cap
 def test_without_resume_a_run_starts_anew(tmp_path, data, never_stopped, capsys):
     train(data, tmp_path, "--seed", 5)
     train(data, tmp_path)
+    assert files(tmp_path) == never_stopped["adam"]
+
+
+def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(tmp_path, data, capsys):
+    train(data, tmp_path)
+    (tmp_path / "loss_curve.png").write_bytes(b"of the old run")
+    assert train(data, tmp_path, "--lr", "1e38", "--optimizer", "sgd") == 2
+    assert set(files(tmp_path)) == {"checkpoint.npz", "metrics.jsonl"}
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, data, never_stopped, capsys):
+    with files_of_a_run.alone(tmp_path, "--out"):
+        assert train(data, tmp_path) == 2
+        assert capsys.readouterr().err == (
+            f"fastce train: --out {tmp_path}: another run is using it\n"
+        )
+        assert files(tmp_path) == {}
+    assert train(data, tmp_path) == 0
     assert files(tmp_path) == never_stopped["adam"]
 
 
@@ -285,6 +304,8 @@ def test_a_flipped_bit_is_named(tmp_path, data, refused):
         ("params", np.zeros(3, np.float32)),
         ("params", np.array(3, np.float32)),
         ("moments", np.full((2, 378), np.nan, np.float32)),
+        ("moments", np.full((2, 378), -1, np.float32)),
+        ("moments", None),
         ("history", np.zeros((1, 2))),
         ("history", np.zeros(())),
         ("history", None),

@@ -237,7 +237,9 @@ def test_bad_data_are_named(tmp_path, data, refused, name, change):
     assert not (tmp_path / "run").exists()
 
 
-def test_no_data_there(tmp_path, refused):
+def test_no_data_there(tmp_path, data, refused, monkeypatch):
+    monkeypatch.chdir(data)
+    refused("expected a folder, got ''", "train", "--data", "", "--out", tmp_path)  # not data
     refused("nowhere: No such file", "train", "--data", tmp_path / "nowhere")
     refused(NAMES[0], "train", "--data", tmp_path)
 

@@ -69,7 +69,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=fastce.get_num_threads(), metavar="N")
     parser.add_argument("--dtype", choices=list(CONTRACT), default="float32")
     parser.add_argument(
-        "--seconds", type=float, help=f"per implementation and shape (default: {SECONDS})"
+        "--seconds",
+        type=float,
+        help="at most, per implementation and shape, but at least five turns; a shape ends when "
+        f"its ratios are known to a hundredth (default: {SECONDS})",
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="needs matplotlib")

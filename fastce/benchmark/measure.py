@@ -81,8 +81,9 @@ def measure(shape: Shape, dtype: str, peers: Iterable[Peer], seconds: float) -> 
     """
     A row: times in seconds per call, ratios as (median, lower, upper quartile), errors in ulps.
 
-    `seconds` is the time spent for each implementation. A peer that raises is left out, and
-    `skipped` says why; one whose result is wrong raises Mismatch, as ours does.
+    `seconds` is the most that is spent for each implementation, as in take_turns(). A peer that
+    raises is left out, and `skipped` says why; one whose result is wrong raises Mismatch, as ours
+    does.
     """
     logits, targets = make(shape.n_rows, shape.n_classes, np.dtype(dtype))
     grad = touched(logits)

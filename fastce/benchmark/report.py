@@ -68,9 +68,11 @@ def _width(name: str) -> int:
 
 
 def write_json(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text(
-        json.dumps({"machine": machine, "rows": rows}, indent=1, allow_nan=False) + "\n"
-    )
+    text = json.dumps({"machine": machine, "rows": rows}, indent=1, allow_nan=False) + "\n"
+    try:
+        path.write_text(text)
+    except OSError as error:  # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_plot(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

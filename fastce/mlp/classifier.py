@@ -12,7 +12,7 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,11 @@ ROWS_AT_ONCE = 1024
 N_MOMENTS = {"adam": 2, "sgd": 1}  # of sgd: the velocity
 LEAST_FLOAT = float(np.finfo(np.float32).smallest_subnormal)
 MOST_FLOAT = float(np.finfo(np.float32).max)
+LEAST_EPSILON = 1e-15  # a second moment below FLT_MIN is 0 in csrc/optimizer.h: the first is 1e-18
 MODEL_FORMAT = "fastce-mlp-1"
+
+# What labels of dtype object may be, all of one kind; bools before the integers that they are too.
+LABEL_KINDS = (str, bytes, (bool, np.bool_), numbers.Integral)
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -69,7 +73,7 @@ class MLPClassifier:
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
         For "adam": decay of the first and second moment.
     epsilon : float, default 1e-8
-        For "adam": added to the root of the second moment.
+        For "adam": added to the root of the second moment; 1e-15 or more.
 
     Attributes
     ----------
@@ -118,7 +122,7 @@ class MLPClassifier:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments, as scikit-learn's clone() asks for them."""
-        return {name: getattr(self, name) for name in inspect.signature(MLPClassifier).parameters}
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> MLPClassifier:
         """Set arguments of the constructor; as there, training is what checks their values."""
@@ -140,13 +144,13 @@ class MLPClassifier:
         )
 
     def __repr__(self) -> str:
-        defaults = inspect.signature(MLPClassifier).parameters
+        defaults = inspect.signature(type(self)).parameters
         changed = [
             f"{name}={shown(value, repr)}"
             for name, value in self.get_params().items()
-            if repr(value) != repr(defaults[name].default)
+            if shown(value, repr) != shown(defaults[name].default, repr)
         ]
-        return f"MLPClassifier({', '.join(changed)})"
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     # Training
 
@@ -199,10 +203,12 @@ class MLPClassifier:
             targets = _encode(found, y, len(X))
             self._begin(X.shape[1], found)
         else:
-            if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-                raise ValueError(
-                    f"classes: expected those of the first call, {self.classes_.tolist()}"
-                )
+            if classes is not None:
+                again = np.unique(_as_labels(classes, "classes"))
+                if not np.array_equal(again, self.classes_):
+                    raise ValueError(
+                        f"classes: expected those of the first call, {self.classes_.tolist()}"
+                    )
             if self._check_parameters() != tuple(self._sizes[1:-1]):
                 raise ValueError(
                     "hidden_layer_sizes: expected that of the first call, "
@@ -216,14 +222,13 @@ class MLPClassifier:
         return self
 
     def _begin(self, n_features: int, classes: np.ndarray) -> None:
-        """New weights and moments; all parameters are checked here."""
+        """New weights and moments; all parameters are checked here. What fails changes nothing."""
         hidden = self._check_parameters()
-        self._seed = (
-            np.random.SeedSequence().entropy if self.random_state is None else self.random_state
-        )
+        seed = np.random.SeedSequence().entropy if self.random_state is None else self.random_state
         sizes = (n_features, *hidden, len(classes))
-        self._params = network.init_params(sizes, np.random.default_rng(self._seed))
-        self._moments = np.zeros((N_MOMENTS[self.solver], self._params.size), np.float32)
+        params = network.init_params(sizes, np.random.default_rng(seed))
+        moments = np.zeros((N_MOMENTS[self.solver], params.size), np.float32)
+        self._seed, self._params, self._moments = seed, params, moments
         self._n_steps = 0
         self._sizes = sizes
         self.n_features_in_ = n_features
@@ -234,12 +239,12 @@ class MLPClassifier:
     def _check_parameters(self) -> tuple[int, ...]:
         """The hidden layers as a tuple, after all parameters were found to be possible."""
         hidden = self.hidden_layer_sizes
-        try:
-            hidden = (hidden,) if isinstance(hidden, numbers.Integral) else tuple(hidden)
-        except TypeError:
+        if isinstance(hidden, numbers.Integral):
+            hidden = (hidden,)
+        elif isinstance(hidden, (str, bytes)) or not isinstance(hidden, (Sequence, np.ndarray)):
             raise TypeError(
                 f"hidden_layer_sizes: expected an integer or several, got {shown(hidden, repr)}"
-            ) from None
+            )
         for size in hidden:
             _check_integer("hidden_layer_sizes", size, 1)
             if size >= 2**31:
@@ -250,14 +255,20 @@ class MLPClassifier:
         _check_integer("max_iter", self.max_iter, 1)
         if self.random_state is not None:
             _check_integer("random_state", self.random_state, 0)
+            if self.random_state >= 2**128:  # as many as NumPy's own seeds have
+                raise ValueError(
+                    f"random_state: expected less than 2**128, got {shown(self.random_state, repr)}"
+                )
         if not isinstance(self.solver, str):
             raise TypeError(f"solver: expected a str, got {shown(self.solver, repr)}")
         if self.solver not in N_MOMENTS:
             raise ValueError(f'solver: expected "adam" or "sgd", got {self.solver!r}')
-        for name in ("learning_rate_init", "epsilon"):
-            value = _as_float(name, getattr(self, name))
-            if not LEAST_FLOAT <= value <= MOST_FLOAT:
-                raise ValueError(f"{name}: expected a finite float32 above 0, got {value}")
+        value = _as_float("learning_rate_init", self.learning_rate_init)
+        if not LEAST_FLOAT <= value <= MOST_FLOAT:
+            raise ValueError(f"learning_rate_init: expected a finite float32 above 0, got {value}")
+        value = _as_float("epsilon", self.epsilon)
+        if not LEAST_EPSILON <= value <= MOST_FLOAT:
+            raise ValueError(f"epsilon: expected a finite float32, 1e-15 or more, got {value}")
         for name in ("momentum", "beta_1", "beta_2"):
             value = _as_float(name, getattr(self, name))
             if not 0 <= value < 1:
@@ -269,7 +280,7 @@ class MLPClassifier:
     ) -> float:
         """One epoch over checked data; `on_batch` hears the number of rows after each step."""
         n_rows = len(X)
-        batch_size = min(self.batch_size, n_rows)
+        batch_size = min(int(self.batch_size), n_rows)  # of NumPy's small integers, sums overflow
         epoch = self.n_iter_ + 1
         # From the seed and the epoch alone: a resumed run needs no state of a generator.
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(epoch,)))
@@ -322,10 +333,11 @@ class MLPClassifier:
                     on_batch(n)
         mean_loss = total_loss / n_rows
         if not (math.isfinite(mean_loss) and np.isfinite(params).all()):
-            del self.classes_  # no predictions from such weights
+            # no predictions from such weights
+            del self.classes_, self.n_features_in_, self.n_iter_, self.loss_curve_
             raise DivergedError(
-                f"learning_rate_init: {self.learning_rate_init} is too large for these data: "
-                f"no finite loss in epoch {epoch}"
+                f"learning_rate_init: {self.learning_rate_init} is too large for these data, or X "
+                f"for float32: no finite loss in epoch {epoch}"
             )
         self._params, self._moments, self._n_steps = params.copy(), np.stack(moments), n_steps
         self.n_iter_ = epoch
@@ -369,7 +381,11 @@ class MLPClassifier:
             scratch = network.first_rows(whole, len(batch))
             scratch.activations[0] = batch
             scratch.activations[-1] = logits[start : start + ROWS_AT_ONCE]
-            network.forward(layers, scratch)
+            with np.errstate(over="ignore", invalid="ignore"):  # one error below, not warnings
+                network.forward(layers, scratch)
+        if not np.isfinite(logits).all():
+            row = int(np.argmin(np.isfinite(logits).all(axis=1)))
+            raise ValueError(f"X: row {row} is too large for this model, whose logits overflow")
         return logits
 
     def _check_fitted(self) -> None:
@@ -402,10 +418,12 @@ class MLPClassifier:
         """
         self._check_fitted()
         path = as_path(path)
-        parameters = self.get_params() | {"hidden_layer_sizes": self._sizes[1:-1]}
+        self._check_parameters()  # they may have been set since
+        parameters = {name: _as_plain(value) for name, value in self.get_params().items()}
+        parameters["hidden_layer_sizes"] = self._sizes[1:-1]
         arrays = {
             "format": np.array(MODEL_FORMAT),
-            "parameters": np.array(json.dumps(parameters, sort_keys=True, default=np.generic.item)),
+            "parameters": np.array(json.dumps(parameters, sort_keys=True)),
             "classes": self.classes_,
             "loss_curve": np.array(self.loss_curve_),
         }
@@ -432,13 +450,15 @@ class MLPClassifier:
             if str(arrays["format"]) != MODEL_FORMAT:
                 raise ValueError(f"expected the format {MODEL_FORMAT}, got {arrays['format']}")
             classifier = cls(**json.loads(str(arrays["parameters"])))
-            classes = _as_labels(arrays["classes"])
+            classes = _as_labels(arrays["classes"], "classes")
             if not np.array_equal(classes, np.unique(classes)):
                 raise ValueError("classes are not sorted and different")
             classifier.hidden_layer_sizes = hidden = classifier._check_parameters()
+            if arrays["weight_0"].ndim != 2 or len(arrays["weight_0"]) == 0:
+                raise ValueError(
+                    f"weight_0: expected shape (n_features, n), got {arrays['weight_0'].shape}"
+                )
             n_features = len(arrays["weight_0"])
-            if n_features == 0:
-                raise ValueError("weight_0 is empty")
             shapes = list(itertools.pairwise((n_features, *hidden, len(classes))))
             for i, shape in enumerate(shapes):  # before room is made for what may not be there
                 for name, expected in ((f"weight_{i}", shape), (f"bias_{i}", shape[1:])):
@@ -475,6 +495,11 @@ class MLPClassifier:
 def _as_inputs(values: Any) -> np.ndarray:
     """X as finite C-contiguous float32 of shape (n, n_features), n and n_features above 0."""
     given = check_array(values, "X", "an array of numbers")
+    if given.dtype.kind == "O":  # a pandas frame with columns of several dtypes, for one
+        for value in given.flat:
+            if not isinstance(value, (numbers.Real, np.bool_)):
+                raise TypeError(f"X: expected numbers, got a {type(value).__name__}")
+        given = given.astype(np.float64)
     if given.dtype.kind not in "biuf":
         raise TypeError(f"X: expected numbers, got {given.dtype}")
     if given.ndim != 2 or 0 in given.shape:
@@ -490,13 +515,25 @@ def _as_inputs(values: Any) -> np.ndarray:
 
 def _as_labels(values: Any, name: str = "y") -> np.ndarray:
     y = check_array(values, name, "an array of labels")
-    if y.dtype.kind in "OT":  # a column of strings from pandas, for one
-        y = np.array(y.tolist())
     if y.ndim != 1:
         raise ValueError(f"{name}: expected shape (n,), got {y.shape}")
+    if y.dtype.kind in "OT":  # a column of strings from pandas, for one
+        y = np.array(_of_one_kind(y.tolist(), name))
     if y.dtype.kind not in "biuUS":
         raise TypeError(f"{name}: expected integers or strings, got {y.dtype}")
     return y
+
+
+def _of_one_kind(labels: list[Any], name: str) -> list[Any]:
+    """The labels, which NumPy would make strings of, one and all, if a single one is a string."""
+    kinds = [next((kind for kind in LABEL_KINDS if isinstance(x, kind)), None) for x in labels]
+    for i, kind in enumerate(kinds):
+        if kind is None or kind is not kinds[0]:
+            raise TypeError(
+                f"{name}: expected integers or strings, not both, "
+                f"got {shown(labels[i], repr)} in row {i}"
+            )
+    return labels
 
 
 def _encode(classes: np.ndarray, y: np.ndarray, n_rows: int) -> np.ndarray:
@@ -526,6 +563,13 @@ def _check_integer(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name}: expected an integer, got {shown(value, repr)}")
     if value < least:
         raise ValueError(f"{name}: expected {least} or more, got {shown(value, repr)}")
+
+
+def _as_plain(value: Any) -> Any:
+    """A checked parameter as JSON can hold it, whatever library the number is of."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _as_float(name: str, value: Any) -> float:

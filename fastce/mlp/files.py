@@ -6,6 +6,7 @@ classifier.py (the model) and run.py (the checkpoint).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import warnings
@@ -27,7 +28,7 @@ def as_path(path: Any, what: str = "a file name") -> Path:
         name = os.fsdecode(path)
     except TypeError:
         raise TypeError(f"path: expected {what}, got {type(path).__name__}") from None
-    if "\0" in name or (what == "a file name" and not Path(name).name):
+    if not name or "\0" in name or (what == "a file name" and not Path(name).name):
         raise ValueError(f"path: expected {what}, got {name!r}")
     return Path(name)
 
@@ -40,7 +41,7 @@ def opened(path: str | os.PathLike[str], flags: int) -> Iterator[BinaryIO]:
     A file object that a Ctrl-C takes away between open() and its block would be warned of; a
     descriptor is only a number.
     """
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = os.open(path, flags, 0o666)
     try:
         with open(descriptor, "wb" if flags & os.O_WRONLY else "rb", closefd=False) as file:
             yield file
@@ -86,19 +87,40 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             # Name the file that was asked for. A full disk names none at all.
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
-    # The rename itself has to reach the disk too. Windows cannot open a folder.
-    if os.name != "nt":
-        folder = os.open(path.parent, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself has to reach the disk, too
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def alone(folder: Path, name: str) -> Iterator[None]:
+    """A folder that no other process may work in meanwhile; a killed one leaves nothing behind."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{name}: another run is using it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished(path: Path) -> None:
     """What `replacing` left behind beside `path` when its process was killed."""
     for unfinished in path.parent.glob(f".{path.name}.[0-9]*.tmp"):
         unfinished.unlink(missing_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """What `replacing` would replace; a symbolic link to it stays, a folder or a device, too."""
+    path = Path(os.path.realpath(path))
+    if path.is_file():
+        path.unlink()
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:

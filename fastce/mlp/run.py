@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .classifier import DivergedError, MLPClassifier
-from .files import APPEND, load_arrays, opened, remove_unfinished, replacing, save_arrays
+from .files import (
+    APPEND,
+    alone,
+    load_arrays,
+    opened,
+    remove_file,
+    remove_unfinished,
+    replacing,
+    save_arrays,
+)
 from .loss_curve import save_loss_curve
 from .mnist import N_CLASSES
 
@@ -92,7 +101,12 @@ def _load_checkpoint(
                 )
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} is not finite")
-    except (ValueError, KeyError, TypeError) as error:
+        if (arrays["moments"][1:] < 0).any():  # Adam's second ones
+            raise ValueError("moments: expected second ones of 0 or more")
+    except KeyError as error:
+        reason = f"expected an array {error}, got {sorted(arrays)}"
+        raise ValueError(f"{path}: not a checkpoint of fastce: {reason}") from None
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a checkpoint of fastce: {error}") from None
     classifier._params[...] = arrays["params"]
     classifier._moments[...] = arrays["moments"]
@@ -129,7 +143,7 @@ def train(
     ------
     ValueError
         Naming the flag or the file: settings that are not those of the checkpoint, a damaged
-        checkpoint, a learning rate too large.
+        checkpoint, a learning rate too large, a folder in which another run is at work.
     OSError
         If the folder cannot be written.
     """
@@ -166,55 +180,61 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"--out {folder}") from None
-    history: list[Epoch] = []
-    if resume and checkpoint.exists():
-        history = _load_checkpoint(checkpoint, settings, classifier)
-        if len(history) > epochs:
-            raise ValueError(
-                f"--epochs: {checkpoint} has {len(history)} already, more than {epochs}"
-            )
-        classifier.n_iter_ = len(history)
-        classifier.loss_curve_ = [epoch.loss for epoch in history]
-        classifier._n_steps = len(history) * math.ceil(len(X) / batch_size)
-        say(f"resumed after epoch {len(history)}")
-    elif resume:
-        say(f"no {checkpoint}: starting from the beginning")
-    for path in (checkpoint, metrics, model, curve):
-        remove_unfinished(path)
-    # Also before the first epoch: what an older run left here must not be taken for this one's.
-    _save_checkpoint(checkpoint, settings, classifier, history)
-    with replacing(metrics) as file:
-        for number, epoch in enumerate(history, 1):
-            file.write(_metrics_line(number, epoch).encode())
-
-    for number in range(len(history) + 1, epochs + 1):
-        title = f"epoch {number}/{epochs}"
-        start = time.perf_counter()
-        try:
-            with progress(title, len(X)) as on_batch:
-                loss = classifier._train_epoch(X, y, on_batch)
-            seconds = time.perf_counter() - start
-            test = classifier.evaluate(X_test, y_test)
-            epoch = Epoch(loss, test.loss, test.accuracy)
-            if not math.isfinite(epoch.test_loss):
-                raise DivergedError
-        except DivergedError:
-            raise ValueError(f"--lr: {lr} is too large: no finite loss in epoch {number}") from None
-        history.append(epoch)
+    with alone(folder, f"--out {folder}"):
+        history: list[Epoch] = []
+        if resume and checkpoint.exists():
+            history = _load_checkpoint(checkpoint, settings, classifier)
+            if len(history) > epochs:
+                raise ValueError(
+                    f"--epochs: {checkpoint} has {len(history)} already, more than {epochs}"
+                )
+            classifier.n_iter_ = len(history)
+            classifier.loss_curve_ = [epoch.loss for epoch in history]
+            classifier._n_steps = len(history) * math.ceil(len(X) / batch_size)
+            say(f"resumed after epoch {len(history)}")
+        elif resume:
+            say(f"no {checkpoint}: starting from the beginning")
+        for path in (checkpoint, metrics, model, curve):
+            remove_unfinished(path)
+        # Also before the first epoch: what an older run left here must not be taken for this one's.
         _save_checkpoint(checkpoint, settings, classifier, history)
-        try:
-            with opened(metrics, APPEND) as lines:
-                lines.write(_metrics_line(number, epoch).encode())
-        except OSError as error:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(metrics)) from None
-        say(
-            f"{title} loss {loss:.4f}, test loss {epoch.test_loss:.4f}, "
-            f"test accuracy {epoch.test_accuracy:.4f}, {seconds:.2f} s"
-        )
+        if not history:
+            remove_file(model)
+            remove_file(curve)
+        with replacing(metrics) as file:
+            for number, epoch in enumerate(history, 1):
+                file.write(_metrics_line(number, epoch).encode())
 
-    classifier.save(model)
-    if not save_loss_curve(
-        curve, [epoch.loss for epoch in history], [epoch.test_loss for epoch in history]
-    ):
-        say(f"no {curve}: it needs matplotlib, as in pip install 'fastce[train]'")
-    return history[-1]
+        for number in range(len(history) + 1, epochs + 1):
+            title = f"epoch {number}/{epochs}"
+            start = time.perf_counter()
+            try:
+                with progress(title, len(X)) as on_batch:
+                    loss = classifier._train_epoch(X, y, on_batch)
+                seconds = time.perf_counter() - start
+                test = classifier.evaluate(X_test, y_test)
+                epoch = Epoch(loss, test.loss, test.accuracy)
+                if not math.isfinite(epoch.test_loss):
+                    raise DivergedError
+            except ValueError:  # diverged; or its test logits overflow
+                raise ValueError(
+                    f"--lr: {lr} is too large: no finite loss in epoch {number}"
+                ) from None
+            history.append(epoch)
+            _save_checkpoint(checkpoint, settings, classifier, history)
+            try:
+                with opened(metrics, APPEND) as lines:
+                    lines.write(_metrics_line(number, epoch).encode())
+            except OSError as error:  # a full disk names no file
+                raise OSError(error.errno, error.strerror, str(metrics)) from None
+            say(
+                f"{title} loss {loss:.4f}, test loss {epoch.test_loss:.4f}, "
+                f"test accuracy {epoch.test_accuracy:.4f}, {seconds:.2f} s"
+            )
+
+        classifier.save(model)
+        if not save_loss_curve(
+            curve, [epoch.loss for epoch in history], [epoch.test_loss for epoch in history]
+        ):
+            say(f"no {curve}: it needs matplotlib, as in pip install 'fastce[train]'")
+        return history[-1]
