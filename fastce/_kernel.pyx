@@ -598,14 +598,14 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
         name_of_x = "log_probs" if loss_kind == FASTCE_NLL else "probabilities"
     cdef cnp.ndarray x = _as_logits(logits, name_of_x)
     cdef cnp.ndarray y = _as_targets(targets)
-    cdef cnp.ndarray grad = None, hess = None, losses = None, weights
-    cdef int n_dims = cnp.PyArray_NDIM(x), elem = _elem_of(x), threads, i, k, class_axis
-    cdef bint mean, each, soft, empty
+    cdef cnp.ndarray grad = None, hess = None, losses = None
+    cdef int elem = _elem_of(x), threads, class_axis
+    cdef bint mean, each, empty = False
     cdef ptrdiff_t wrong
     cdef double weight_sum = 0, loss_sum = 0, divisor = 1, factor = 1
-    cdef tuple kept = ()  # arrays that call points into: name, as given, as read
+    cdef tuple kept
 
-    # -- the options that are words and numbers
+    # -- arguments
     _read_reduction(reduction, on_empty, normalizer, &mean, &each, &divisor)
     threads = _n_threads if n_threads is None else check_threads(n_threads)
     memset(&call, 0, sizeof(call))
@@ -613,55 +613,13 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     call.loss = loss_kind
     call.alpha = alpha
     call.beta = beta
-    call.smoothing = _as_number(label_smoothing, "label_smoothing", 0, True, 1)
-    call.z_loss = _as_number(z_loss, "z_loss", 0, True, 1e300)
-    call.logit_scale = _as_number(logit_scale, "logit_scale", 1e-30, True, 1e30)
-    if softcap is not None:
-        call.softcap = _as_number(softcap, "softcap", 1e-30, True, 1e30)
-
-    # -- logits and targets
+    _read_numbers(&call, label_smoothing, logit_scale, softcap, z_loss)
     class_axis = _class_axis(axis, x, name_of_x)
     call.n_classes = cnp.PyArray_DIM(x, class_axis)
-    soft = cnp.PyArray_ISFLOAT(y)
-    if soft:
-        y = _as_probabilities(y, x, loss_kind, ignore_index)
-        arrays[PROBABILITIES] = <PyObject *>y
-    else:
-        k = cnp.PyArray_NDIM(y) == n_dims - 1
-        for i in range(n_dims - 1 if k else 0):
-            k = k and cnp.PyArray_DIM(y, i) == cnp.PyArray_DIM(x, i + (i >= class_axis))
-        if not k:
-            raise ValueError(f"targets must have shape {_row_shape(x, class_axis)} (the rows of "
-                             f"{name_of_x} {(<object>x).shape}), got {(<object>y).shape}")
-        arrays[TARGETS] = <PyObject *>y
-        call.target_kind = _target_kind(y)
-        if ignore_index is not None:
-            _set_ignore_index(&call, ignore_index)
-
-    # -- the options that are arrays
-    if class_weight is not None:
-        weights = _as_weights(class_weight, "class_weight", (call.n_classes,))
-        call.class_weight = <const double *>cnp.PyArray_DATA(weights)
-        kept += (("class_weight", class_weight, weights),)
-    if sample_weight is not None:
-        weights = _as_weights(sample_weight, "sample_weight", _row_shape(x, class_axis))
-        call.sample_weight = <const double *>cnp.PyArray_DATA(weights)
-        kept += (("sample_weight", sample_weight, weights),)
-    if upstream is not None:
-        weights = _as_upstream(upstream, each, _row_shape(x, class_axis))
-        if cnp.PyArray_NDIM(weights):
-            call.upstream = <const double *>cnp.PyArray_DATA(weights)
-            kept += (("upstream", upstream, weights),)
-        else:
-            factor = float(weights)
-    if where is not None:
-        mask = _as_where(where, x, class_axis)
-        if mask.ndim == n_dims:
-            arrays[WHERE] = <PyObject *>mask
-        else:
-            mask = np.ascontiguousarray(mask)
-            call.keep_row = <const unsigned char *>cnp.PyArray_DATA(mask)
-        kept += (("where", where, mask),)
+    arrays[LOGITS] = <PyObject *>x
+    y = _read_targets(&call, arrays, x, y, class_axis, name_of_x, ignore_index)
+    kept = _read_weights(&call, arrays, x, class_axis, each, class_weight, sample_weight, where,
+                         upstream, &factor)
     if out is not None:
         grad = _check_out(out, x, logits, name_of_x)
         _refuse_overlap(grad, "targets", targets, y)
@@ -669,7 +627,6 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
             _refuse_overlap(grad, name, given, array)
 
     # -- rows, labels, divisor
-    arrays[LOGITS] = <PyObject *>x
     call.kernels = _isa.kernels[elem]
     call.out_elem = elem
     if n_outputs > 1:
@@ -686,7 +643,6 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     if wrong >= 0:
         raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
     call.grad_scale = 1.0
-    empty = False
     if mean:
         if normalizer is None:
             divisor = _sum_as_divisor(weight_sum, class_weight)
@@ -711,7 +667,7 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     else:
         loss_sum = _run(&call, threads)
         if each:
-            loss = losses[()] if n_dims == 1 else losses
+            loss = losses if cnp.PyArray_NDIM(losses) else (<object>losses)[()]
         elif mean:
             loss = _scalar(loss_sum / divisor if divisor > 0 else float("nan"), elem)
         else:
@@ -719,6 +675,71 @@ def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits
     if n_outputs == 1:
         return loss
     return (loss, grad) if n_outputs == 2 else (loss, grad, hess)
+
+
+cdef int _read_numbers(fastce_call *call, object label_smoothing, object logit_scale,
+                       object softcap, object z_loss) except -1:
+    call.smoothing = _as_number(label_smoothing, "label_smoothing", 0, True, 1)
+    call.z_loss = _as_number(z_loss, "z_loss", 0, True, 1e300)
+    call.logit_scale = _as_number(logit_scale, "logit_scale", 1e-30, True, 1e30)
+    if softcap is not None:
+        call.softcap = _as_number(softcap, "softcap", 1e-30, True, 1e30)
+    return 0
+
+
+cdef cnp.ndarray _read_targets(fastce_call *call, PyObject **arrays, cnp.ndarray x, cnp.ndarray y,
+                               int class_axis, str name_of_x, object ignore_index):
+    """Tells call what y holds, labels or probabilities; returns the array that is to be kept."""
+    cdef int n_dims = cnp.PyArray_NDIM(x), i
+    cdef bint fits
+    if cnp.PyArray_ISFLOAT(y):
+        y = _as_probabilities(y, x, call.loss, ignore_index)
+        arrays[PROBABILITIES] = <PyObject *>y
+        return y
+    fits = cnp.PyArray_NDIM(y) == n_dims - 1
+    for i in range(n_dims - 1 if fits else 0):
+        fits = fits and cnp.PyArray_DIM(y, i) == cnp.PyArray_DIM(x, i + (i >= class_axis))
+    if not fits:
+        raise ValueError(f"targets must have shape {_row_shape(x, class_axis)} (the rows of "
+                         f"{name_of_x} {(<object>x).shape}), got {(<object>y).shape}")
+    arrays[TARGETS] = <PyObject *>y
+    call.target_kind = _target_kind(y)
+    if ignore_index is not None:
+        _set_ignore_index(call, ignore_index)
+    return y
+
+
+cdef tuple _read_weights(fastce_call *call, PyObject **arrays, cnp.ndarray x, int class_axis,
+                         bint each, object class_weight, object sample_weight, object where,
+                         object upstream, double *factor):
+    """Tells call of the options that are arrays. Returns those, which it points into: name, as
+    given, as read."""
+    cdef tuple kept = ()
+    cdef cnp.ndarray weights
+    if class_weight is not None:
+        weights = _as_weights(class_weight, "class_weight", (call.n_classes,))
+        call.class_weight = <const double *>cnp.PyArray_DATA(weights)
+        kept += (("class_weight", class_weight, weights),)
+    if sample_weight is not None:
+        weights = _as_weights(sample_weight, "sample_weight", _row_shape(x, class_axis))
+        call.sample_weight = <const double *>cnp.PyArray_DATA(weights)
+        kept += (("sample_weight", sample_weight, weights),)
+    if upstream is not None:
+        weights = _as_upstream(upstream, each, _row_shape(x, class_axis))
+        if cnp.PyArray_NDIM(weights):
+            call.upstream = <const double *>cnp.PyArray_DATA(weights)
+            kept += (("upstream", upstream, weights),)
+        else:
+            factor[0] = float(weights)
+    if where is not None:
+        mask = _as_where(where, x, class_axis)
+        if mask.ndim == cnp.PyArray_NDIM(x):
+            arrays[WHERE] = <PyObject *>mask
+        else:
+            mask = np.ascontiguousarray(mask)
+            call.keep_row = <const unsigned char *>cnp.PyArray_DATA(mask)
+        kept += (("where", where, mask),)
+    return kept
 
 
 cdef ptrdiff_t _check_targets(const fastce_call *call, double *weight_sum) noexcept:
