@@ -103,6 +103,25 @@ INLINE double term_of_target(const fastce_call *call, const real *terms, double 
     return exp_term((real)target_logit - ref->shift, &vref);
 }
 
+/* Brings a row's sums and its first n terms, if any are kept, from one reference to another.  The
+ * factor is 2^-k, exactly when the shift stays 0.  In three steps: what it multiplies is below
+ * 2^660, and may be normal after a k of 1682, which no one double can do. */
+static __attribute__((cold, noinline)) void change_reference(const reference *from,
+                                                             const reference *to, real *terms,
+                                                             ptrdiff_t n, wide_exact_sum *total,
+                                                             double *others)
+{
+    const double first = 0x1p-520, last = 0x1p-320;
+    const double change = exact_term(from->shift, (double)from->power - BIAS + 840, to) / KAPPA;
+    total->sum = total->sum * first * change * last;
+    total->lost = total->lost * first * change * last;
+    *others = *others * first * change * last;
+    for (ptrdiff_t j = 0; terms && j < n; j++) {
+        const real term = (real)((double)terms[j] * first * change * last);
+        terms[j] = term < LEAST_NORMAL ? 0 : term; /* a subnormal lacks bits */
+    }
+}
+
 /* The statistics of a row into lane r, its terms, and on the way the gradient of the pending row. 
  * guess is the reference of the row before. */
 static void row_terms(const fastce_call *call, const row_blocks *cut, row_input *input,
@@ -149,21 +168,8 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                 ref = reference_of(block_max);
             if (ref.shift != old.shift || ref.power != old.power) {
                 vref = reference_at(splat(ref.power));
-                if (max > -__builtin_inf()) {
-                    /* 2^-k, exactly when the shift stays 0.  In three steps: what it multiplies is
-                     * below 2^660, and may be normal after a k of 1682, which no one double can
-                     * do. */
-                    const double first = 0x1p-520, last = 0x1p-320;
-                    const double change
-                        = exact_term(old.shift, (double)old.power - BIAS + 840, &ref) / KAPPA;
-                    total.sum = total.sum * first * change * last;
-                    total.lost = total.lost * first * change * last;
-                    others = others * first * change * last;
-                    for (ptrdiff_t j = 0; keep_terms && j < start; j++) {
-                        const real term = (real)((double)terms[j] * first * change * last);
-                        terms[j] = term < LEAST_NORMAL ? 0 : term; /* a subnormal lacks bits */
-                    }
-                }
+                if (max > -__builtin_inf())
+                    change_reference(&old, &ref, terms, start, &total, &others);
                 if (direct) prepare_block(call, input, start, n, block, slopes, scratch->dense);
                 is_done = 0;
             }
@@ -352,6 +358,21 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     }
 }
 
+/* For poly-1: the sum of q_j (total - term_j), the top's with what is exact, the others. */
+static double missed_by(const fastce_call *call, const row_input *input, const row_scratch *scratch,
+                        double total, double others)
+{
+    const ptrdiff_t top_at = input->top_at;
+    wide_exact_sum missed = {splat_double(0), splat_double(0)};
+    for (ptrdiff_t j = 0; j < call->n_classes; j += LANES) {
+        const vreal term = *(const vreal *)(scratch->terms + j);
+        vreal q = *(const vreal *)(scratch->dense + j);
+        if (top_at >= j && top_at < j + LANES) q[top_at - j] = 0;
+        for (int w = 0; w < WIDE; w++) add_wide(&missed, widen(q, w) * (total - widen(term, w)));
+    }
+    return total_of(&missed) + (top_at < 0 ? 0 : (double)scratch->dense[top_at]) * others;
+}
+
 /* n rows of a run from row first on, a batch at most.  Their classes are contiguous in `arrays`,
  * whose row 0 is row `origin` of the run; next_x is what will be read after them. */
 static void row_batch(const fastce_call *call, row_worker *worker, const row_run *run,
@@ -409,23 +430,10 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
     for (ptrdiff_t r = 0; r < n; r += DOUBLES)
         *(vdouble *)(rows->top + r) = normal_terms(
             doubles_at(rows->max, r) - doubles_at(rows->shift, r), doubles_at(rows->power, r));
-    for (ptrdiff_t r = 0; r < n; r++) {
-        const row_scratch scratch = worker->scratch[r];
-        if (call->loss == FASTCE_POLY1 && is_dense(call) && targets[r] >= 0) {
-            const ptrdiff_t top_at = worker->inputs[r].top_at;
-            const double q_top = top_at < 0 ? 0 : (double)scratch.dense[top_at];
-            const vdouble all = splat_double(rows->top[r] + rows->others[r]);
-            wide_exact_sum missed = {splat_double(0), splat_double(0)};
-            for (ptrdiff_t j = 0; j < call->n_classes; j += LANES) {
-                vreal q = *(const vreal *)(scratch.dense + j);
-                if (top_at >= j && top_at < j + LANES) q[top_at - j] = 0;
-                for (int w = 0; w < WIDE; w++)
-                    add_wide(&missed,
-                             widen(q, w) * (all - widen(*(const vreal *)(scratch.terms + j), w)));
-            }
-            rows->missed[r] = total_of(&missed) + q_top * rows->others[r];
-        }
-    }
+    for (ptrdiff_t r = 0; call->loss == FASTCE_POLY1 && is_dense(call) && r < n; r++)
+        if (targets[r] >= 0)
+            rows->missed[r] = missed_by(call, worker->inputs + r, worker->scratch + r,
+                                        rows->top[r] + rows->others[r], rows->others[r]);
     epilogue(call, rows, n);
     ptrdiff_t part = first / call->sum_rows;
     for (ptrdiff_t r = 0; r < n; r++) {
