@@ -463,7 +463,7 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
                 if (z != z) rows->loss[i] = z;
             }
         }
-    if (call->loss < FASTCE_SOFTMAX && may_be_extreme(rows, n)) rescale_tile(worker, n_classes);
+    if (call->loss < FASTCE_SOFTMAX && has_extreme(rows, n)) rescale_tile(worker, n_classes);
     /* where one class is all there is: 1, not what roundings make of it */
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_SOFTMAX; i++)
         if (rows->others[i] == 0) {

@@ -217,14 +217,15 @@ INLINE int is_extreme(const row_tile *rows, ptrdiff_t r)
     return (size < LEAST_FACTOR || size > MOST_FACTOR) && rows->whole[r] != 0;
 }
 
-/* Whether one of n rows is; a factor of 0 counts, too. */
-INLINE int may_be_extreme(const row_tile *rows, ptrdiff_t n)
+/* Whether one of n rows is. */
+INLINE int has_extreme(const row_tile *rows, ptrdiff_t n)
 {
     vlong extreme = splat_double(0) != 0;
     for (ptrdiff_t i = 0; i < n; i += DOUBLES) {
         const vdouble factor = doubles_at(rows->factor, i);
         const vdouble size = (vdouble)((vlong)factor & ~(vlong)splat_double(-0.0));
-        extreme |= (size < LEAST_FACTOR) | (size > MOST_FACTOR);
+        extreme
+            |= ((size < LEAST_FACTOR) | (size > MOST_FACTOR)) & (doubles_at(rows->whole, i) != 0);
     }
     return any((vinteger)extreme);
 }
