@@ -119,16 +119,17 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     vinteger top_at = splat_integer(n_classes - 1), exact_at = *(const vinteger *)(labels + i);
     for (ptrdiff_t j = n_classes - 1; j-- > 0;)
         top_at = (vinteger)select_real(logits[j] == max, (vreal)splat_integer(j), (vreal)top_at);
-    _Alignas(64) double inverse[LANES], slope_of_top[LANES], square[LANES], exact[LANES],
-        lead[LANES];
+    _Alignas(64) double inverse[LANES], slope_of_top[LANES], hess_of_top[LANES], square[LANES],
+        exact[LANES], lead[LANES];
     for (int w = 0; w < WIDE; w++) {
         const vdouble top = doubles_at(rows->top, i + w * DOUBLES);
         const vdouble others = doubles_at(rows->others, i + w * DOUBLES);
         *(vdouble *)(lead + w * DOUBLES) = top - others;
         const vdouble to_ps = 1 / (top + others);
         *(vdouble *)(inverse + w * DOUBLES) = to_ps;
-        *(vdouble *)(slope_of_top + w * DOUBLES)
-            = share_of(doubles_at(rows->whole, i + w * DOUBLES), others, to_ps);
+        const vdouble slope = share_of(doubles_at(rows->whole, i + w * DOUBLES), others, to_ps);
+        *(vdouble *)(slope_of_top + w * DOUBLES) = slope;
+        *(vdouble *)(hess_of_top + w * DOUBLES) = slope * (top * to_ps);
         *(vdouble *)(square + w * DOUBLES)
             = call->z_loss != 0 ? doubles_at(rows->scale, i + w * DOUBLES) * (2 * call->z_loss)
                                 : splat_double(0);
@@ -153,7 +154,7 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
     }
     const vreal factor = narrow(rows->factor + i), scale = narrow(rows->scale + i);
     const vreal cross = scale * (real)call->alpha, to_p = narrow(inverse), twice = narrow(square);
-    const vreal exact_grad = narrow(exact), exact_slope = narrow(slope_of_top);
+    const vreal exact_grad = narrow(exact), exact_hess = narrow(hess_of_top);
     const real to_cap = (real)(1 / call->softcap), bend = (real)(-2 / call->softcap);
     for (ptrdiff_t j = 0; j < n_classes; j++) {
         const vinteger number = splat_integer(j);
@@ -164,7 +165,7 @@ INLINE void column_options(const fastce_call *call, real *tile, option_tiles *mo
         grad_z = select_equal(exact_at, number, exact_grad, grad_z);
         if (call->hess.data) {
             const vreal slope
-                = select_equal(top_at, number, exact_slope * p, term * factor * ((real)1 - p));
+                = select_equal(top_at, number, exact_hess, term * factor * ((real)1 - p));
             vreal hess_z = slope + p * p * twice;
             if (call->softcap != 0) {
                 /* where z is -inf, c is 0 and so is everything */

@@ -319,7 +319,7 @@ INLINE double total_of(const wide_exact_sum *total)
 }
 
 /* Leaves a sum for call.c to add up with the others.  With both its parts, how rows are grouped,
- * which differs between layouts, does not change the bits of the whole. */
+ * which differs between layouts, is 2^-100 of the whole. */
 INLINE void leave(double *sums, ptrdiff_t n, exact_sum sum)
 {
     sums[2 * n] = sum.sum;

@@ -158,7 +158,7 @@ static void write_row(const fastce_call *call, const row_input *input, const row
         if (hess) {
             vreal slope = term * factor * ((real)1 - p);
             if (top_at >= j && top_at < j + LANES)
-                slope = with_lane(slope, top_at - j, (real)exact_slope * p[top_at - j]);
+                slope = with_lane(slope, top_at - j, (real)(exact_slope * p[top_at - j]));
             vreal hess_z = slope + p * p * square;
             if (chain) {
                 const vreal cap = splat((real)softcap);

@@ -142,6 +142,17 @@ def test_the_second_derivative_of_a_confident_row(dtype, isa):
     assert reference.ulp_error(hess, expected, dtype) <= (8 if dtype == np.float64 else 4)
 
 
+@pytest.mark.parametrize("n_classes", [3, 300])
+def test_a_second_derivative_whose_factor_is_no_float(n_classes, isa):
+    """p (1 - p) brings it down to one, at the largest logit, too."""
+    x = np.zeros((1, n_classes), np.float32)
+    x[0, 1] = 0.01
+    p = np.exp(x.astype(np.float64))
+    p /= p.sum()
+    hess = fastce.cross_entropy_with_grad_hess(x, [0], reduction="none", upstream=[8e38])[2]
+    assert reference.ulp_error(hess, 8e38 * p * (1 - p), np.float32) <= 6
+
+
 @pytest.mark.parametrize("n_classes", [3, 120])  # either way of the kernels
 @pytest.mark.parametrize("hidden", [-np.inf, np.nan])
 def test_the_second_derivative_of_a_hidden_class_under_a_cap_is_zero(hidden, n_classes, isa):
