@@ -23,7 +23,16 @@ from fastce._cross_entropy import (
     cross_entropy_with_grad,
     cross_entropy_with_grad_hess,
 )
+from fastce._distillation import distillation_loss, distillation_loss_with_grad
 from fastce._evaluate import Evaluation, evaluate
+from fastce._linear import (
+    InfoNCEGradients,
+    LinearGradients,
+    info_nce,
+    info_nce_with_grad,
+    linear_cross_entropy,
+    linear_cross_entropy_with_grad,
+)
 from fastce._multi_task import (
     UncertaintyGradients,
     uncertainty_weighted,
@@ -47,6 +56,8 @@ __version__ = _version("fastce")
 
 __all__ = [
     "Evaluation",
+    "InfoNCEGradients",
+    "LinearGradients",
     "UncertaintyGradients",
     "binary_cross_entropy",
     "binary_cross_entropy_with_grad",
@@ -55,12 +66,18 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_with_grad",
     "cross_entropy_with_grad_hess",
+    "distillation_loss",
+    "distillation_loss_with_grad",
     "evaluate",
     "focal_loss",
     "focal_loss_with_grad",
     "generalized_cross_entropy",
     "generalized_cross_entropy_with_grad",
     "get_num_threads",
+    "info_nce",
+    "info_nce_with_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
     "log_loss",
     "log_loss_with_grad",
     "log_softmax",

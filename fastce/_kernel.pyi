@@ -52,6 +52,20 @@ def softmax_loss(
     upstream: ArrayLike | None,
     n_threads: int | None,
 ) -> Any: ...
+def check_logits(values: ArrayLike, name: str) -> NDArray[Any]: ...
+def check_class_axis(axis: int, logits: NDArray[Any], name: str) -> int: ...
+def check_upstream(
+    upstream: ArrayLike | None, each: bool, shape: tuple[int, ...]
+) -> NDArray[Any]: ...
+def check_rows(
+    shape: tuple[int, ...],
+    n_classes: int,
+    targets: ArrayLike,
+    class_weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: int | None,
+    is_divisor: bool,
+) -> tuple[NDArray[Any], NDArray[Any] | None, float]: ...
 def softmax(
     kind_of_output: int,
     logits: ArrayLike,

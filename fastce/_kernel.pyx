@@ -854,6 +854,51 @@ def evaluate(logits, targets, axis, ignore_index, n_threads):
     return stats
 
 
+def check_logits(values, name):
+    return _as_logits(values, name)
+
+
+def check_class_axis(axis, logits, name):
+    return _class_axis(axis, logits, name)
+
+
+def check_upstream(upstream, bint each, shape):
+    """As float64: a number, or one a row."""
+    return _as_upstream(1.0 if upstream is None else upstream, each, shape)
+
+
+def check_rows(shape, n_classes, targets, class_weight, sample_weight, ignore_index,
+               bint is_divisor):
+    """Rows of this shape whose logits are not there yet: labels as an array, sample weights as one
+    or None, and the sum of the weights of the rows that are there, which a mean may divide by."""
+    cdef fastce_call call
+    cdef _rows rows
+    cdef PyObject *arrays[N_ARRAYS]
+    cdef cnp.ndarray x = np.broadcast_to(np.float32(0), shape + (n_classes,))
+    cdef cnp.ndarray y = _as_targets(targets)
+    cdef double weight_sum = 0, unused = 0
+    cdef ptrdiff_t wrong
+    cdef tuple kept
+    memset(&call, 0, sizeof(call))
+    memset(arrays, 0, sizeof(arrays))
+    if not cnp.PyArray_ISINTEGER(y):
+        raise TypeError(f"targets must be integers (class indices), got {_kind_name(y)}")
+    call.n_classes = n_classes
+    call.kernels = _isa.kernels[FASTCE_F32]
+    arrays[LOGITS] = <PyObject *>x
+    y = _read_targets(&call, arrays, x, y, len(shape), "logits", ignore_index)
+    kept = _read_weights(&call, arrays, x, len(shape), True, class_weight, sample_weight, None,
+                         None, &unused)
+    _set_rows(&call, &rows, arrays, len(shape))
+    wrong = _check_targets(&call, &weight_sum)
+    if wrong >= 0:
+        raise _wrong_target(np.asarray(targets), wrong, call.n_classes)
+    if is_divisor:
+        _sum_as_divisor(weight_sum, class_weight)
+    weights = kept[len(kept) - 1][2] if sample_weight is not None else None
+    return y, weights, weight_sum
+
+
 cdef tuple _row_shape(cnp.ndarray logits, int class_axis):
     shape = (<object>logits).shape
     return shape[:class_axis] + shape[class_axis + 1:]

@@ -1,0 +1,182 @@
+"""A student's loss against a teacher's logits: plain NumPy in float64, block by block."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastce import _kernel
+from fastce._primitives import log_softmax
+
+Array = NDArray[Any]
+
+BLOCK = 1 << 16  # logits at a time: the half dozen temporaries of float64 stay in L2 and L3
+
+
+def distillation_loss(
+    student: ArrayLike,
+    teacher: ArrayLike,
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["none", "sum", "mean"] = "mean",
+    n_threads: int | None = None,
+) -> Any:
+    """Knowledge distillation: the student's divergence from the teacher, both softened.
+
+    A row's loss is ``T**2 * KL(q || p)`` with ``q = softmax(teacher / T)`` and ``p =
+    softmax(student / T)`` (Hinton, Vinyals and Dean 2015, section 2). It is summed as ``q * (d +
+    expm1(-d))``, ``d = log(q / p)``, no term of which is negative: a student near its teacher keeps
+    its small loss, where the sum of ``q * d`` cancels.
+
+    Parameters
+    ----------
+    student : array with a class axis
+        Logits, float16, bfloat16, float32, float64 or integers. ``-inf`` hides a class; the loss
+        is inf where the teacher has it.
+    teacher : array of the shape of student
+        Logits of any of these dtypes.
+    temperature : float, default 1.0
+        ``T``, from 1e-30 to 1e30.
+    axis : int, default -1
+        The class axis.
+    sample_weight : array of the rows' shape, optional
+        Factor of each row, finite and 0 or more. A row of weight 0 is not there.
+    reduction : {"none", "sum", "mean"}, default "mean"
+        ``"mean"`` divides by the number of rows, or the sum of their weights; over none it is NaN.
+    n_threads : int, optional
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    loss : float64 if student is float64 or of integers, else float32
+        A scalar, or for ``"none"`` an array of the rows' shape.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> loss = fastce.distillation_loss([[1.0, 0.0]], [[2.0, 0.0]], temperature=2.0)
+    >>> print(f"{loss:.4f}")
+    0.1054
+    """
+    return _distill(
+        False, student, teacher, temperature, axis, sample_weight, reduction, None, n_threads
+    )[0]
+
+
+def distillation_loss_with_grad(
+    student: ArrayLike,
+    teacher: ArrayLike,
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    reduction: Literal["none", "sum", "mean"] = "mean",
+    upstream: ArrayLike | None = None,
+    n_threads: int | None = None,
+) -> tuple[Any, Array]:
+    """`distillation_loss` and its gradient by the student's logits, ``T * (p - q)``.
+
+    Parameters
+    ----------
+    student, teacher, temperature, axis, sample_weight, reduction, n_threads
+        As in `distillation_loss`.
+    upstream : float, or for ``reduction="none"`` an array of the rows' shape, optional
+        Factor of the gradient, as in `cross_entropy_with_grad`.
+
+    Returns
+    -------
+    loss : float64 if student is float64 or of integers, else float32
+        As `distillation_loss`.
+    grad : array of the shape and dtype of student (float64 for integers)
+        Of the reduced loss (for ``"none"``, of the sum).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> loss, grad = fastce.distillation_loss_with_grad([[1.0, 0.0]], [[2.0, 0.0]], temperature=2.0)
+    >>> print(grad.round(4))
+    [[-0.2172  0.2172]]
+    """
+    loss, grad = _distill(
+        True, student, teacher, temperature, axis, sample_weight, reduction, upstream, n_threads
+    )
+    assert grad is not None
+    return loss, grad
+
+
+def _distill(
+    with_grad: bool,
+    student: ArrayLike,
+    teacher: ArrayLike,
+    temperature: float,
+    axis: int,
+    sample_weight: ArrayLike | None,
+    reduction: str,
+    upstream: ArrayLike | None,
+    n_threads: int | None,
+) -> tuple[Any, Array | None]:
+    s, t = _kernel.check_logits(student, "student"), _kernel.check_logits(teacher, "teacher")
+    if t.shape != s.shape:
+        raise ValueError(f"teacher must have the shape of student {s.shape}, got {t.shape}")
+    T = _kernel.check_number(temperature, "temperature", 1e-30, True, 1e30)
+    class_axis = _kernel.check_class_axis(axis, s, "student")
+    if not isinstance(reduction, str):
+        raise TypeError(f"reduction must be a str, got {type(reduction).__name__}")
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
+    if n_threads is not None:
+        _kernel.check_threads(n_threads)
+    shape, n_classes = s.shape[:class_axis] + s.shape[class_axis + 1 :], s.shape[class_axis]
+    n_rows = s.size // n_classes
+    weights = np.ones(n_rows)
+    if sample_weight is not None:
+        weights = _kernel.check_weights(sample_weight, "sample_weight", shape).reshape(-1)
+    divisor = 1.0
+    if reduction == "mean":
+        _kernel.check_weight_sum(weights)
+        divisor = float(weights.sum())
+    factors = _kernel.check_upstream(upstream, reduction == "none", shape).reshape(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = np.broadcast_to(factors / divisor, n_rows) * weights
+
+    # a row of weight 0 is not there, whatever it holds
+    s_rows = np.moveaxis(s, class_axis, -1).reshape(n_rows, n_classes)
+    t_rows = np.moveaxis(t, class_axis, -1).reshape(n_rows, n_classes)
+    losses = np.empty(n_rows)
+    grad = np.empty(s_rows.shape, s.dtype) if with_grad else None
+    step = max(1, BLOCK // n_classes)
+    for start in range(0, n_rows, step):
+        block = slice(start, start + step)
+        there = weights[block] != 0
+        log_p = log_softmax(s_rows[block].astype(np.float64) / T, n_threads=n_threads)
+        log_q = log_softmax(t_rows[block].astype(np.float64) / T, n_threads=n_threads)
+        p, q = np.exp(log_p), np.exp(log_q)
+        with np.errstate(invalid="ignore", over="ignore"):
+            d = log_q - log_p
+            terms = np.where(abs(d) < 1, q * (d + np.expm1(-d)), q * d + (p - q))
+            terms = np.where(q == 0, p, terms)  # 0 log 0 = 0
+            losses[block] = np.where(there, T * T * weights[block] * terms.sum(axis=1), 0)
+            if grad is not None:
+                slopes = T * factors[block, None] * (p - q)
+                grad[block] = np.where(there[:, None], slopes, 0)
+
+    real = np.float64 if s.dtype == np.float64 else np.float32
+    loss: Any = real(losses.sum() / divisor) if divisor else real(np.nan)
+    if reduction == "none":
+        loss = losses.astype(real).reshape(shape)[()]
+    if grad is None:
+        return loss, None
+    moved = np.moveaxis(s, class_axis, -1).shape
+    return loss, np.ascontiguousarray(np.moveaxis(grad.reshape(moved), -1, class_axis))

@@ -1,0 +1,144 @@
+"""The divergence of a student from its teacher, beside the formula in longdouble."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastce
+
+WIDE = np.longdouble
+
+
+def exact(student, teacher, temperature):
+    """Losses and gradients of rows, by terms that are not negative; classes are the last axis."""
+
+    def log_softmax(z):
+        z = z.astype(WIDE) / WIDE(temperature)
+        z = z - z.max(axis=-1, keepdims=True)
+        return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+    log_p, log_q = log_softmax(student), log_softmax(teacher)
+    p, q = np.exp(log_p), np.exp(log_q)
+    with np.errstate(invalid="ignore"):
+        d = np.where(q == 0, 0, log_q - log_p)
+        terms = np.where(q == 0, p, q * (d + np.expm1(-d)))
+    return temperature**2 * terms.sum(axis=-1), temperature * (p - q)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize(("n_rows", "n_classes"), [(40, 7), (3, 70000), (300, 500)])
+def test_value_and_gradient(rng, temperature, n_rows, n_classes):
+    student, teacher = 3 * rng.normal(size=(2, n_rows, n_classes))
+    losses, grad = exact(student, teacher, temperature)
+    options = {"temperature": temperature, "reduction": "none"}
+    found, slopes = fastce.distillation_loss_with_grad(student, teacher, **options)
+    np.testing.assert_allclose(found, losses.astype(float), rtol=1e-13)
+    np.testing.assert_allclose(slopes, grad.astype(float), rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(fastce.distillation_loss(student, teacher, **options), found)
+    mean, slopes = fastce.distillation_loss_with_grad(student, teacher, temperature=temperature)
+    assert mean == pytest.approx(float(losses.mean()), rel=1e-13)
+    np.testing.assert_allclose(slopes, grad.astype(float) / n_rows, rtol=1e-12, atol=1e-17)
+
+
+@given(st.floats(-12, 0), st.integers(0, 2**32 - 1))
+def test_a_student_near_its_teacher_keeps_its_loss(power, seed):
+    """Where the sum of q log(q / p) has lost all: that is 1e-16 for a distance of 1e-8."""
+    rng = np.random.default_rng(seed)
+    teacher = rng.normal(size=(1, 9))
+    student = teacher + 10.0**power * rng.normal(size=(1, 9))
+    found = fastce.distillation_loss(student, teacher)
+    expected = float(exact(student, teacher, 1)[0][0])
+    # a difference of logarithms near 2 is off by 4e-16, its square's relative error twice as much
+    assert found == pytest.approx(expected, rel=3e-15 / 10.0**power + 1e-14)
+    assert found >= 0
+
+
+def test_float32_is_computed_in_double(rng):
+    teacher = rng.normal(size=(50, 20)).astype(np.float32)
+    student = teacher + np.float32(1e-4) * rng.normal(size=(50, 20)).astype(np.float32)
+    found, grad = fastce.distillation_loss_with_grad(student, teacher, reduction="none")
+    losses, slopes = exact(student, teacher, 1.0)
+    assert found.dtype == grad.dtype == np.float32
+    np.testing.assert_allclose(found, losses.astype(float), rtol=2e-7)
+    np.testing.assert_allclose(grad, slopes.astype(float), rtol=2e-7, atol=1e-12)
+    half = fastce.distillation_loss_with_grad(student.astype(np.float16), teacher)
+    assert (half[0].dtype, half[1].dtype) == (np.float32, np.float16)
+
+
+def test_hidden_classes():
+    """A class that both hide is not there; one that the teacher hides costs the student its p."""
+    inf = np.inf
+    student = np.array([[1.0, 2, -inf], [1, 2, 3], [1, 2, -inf], [np.nan, 0, 0]])
+    teacher = np.array([[2.0, 1, -inf], [2, 1, -inf], [2, 1, 3], [1, 2, 3]])
+    losses, grad = fastce.distillation_loss_with_grad(student, teacher, reduction="none")
+    two = fastce.distillation_loss(student[0, :2], teacher[0, :2])
+    assert losses[0] == pytest.approx(two, rel=1e-14)
+    p = np.exp(fastce.log_softmax(student[1]))
+    q = fastce.softmax(teacher[1])[:2]
+    assert losses[1] == pytest.approx((q * np.log(q / p[:2])).sum(), rel=1e-14)
+    assert losses[2] == inf
+    assert np.isnan(losses[3])
+    assert np.isnan(grad[3]).all()
+    assert np.isfinite(grad[:3]).all()
+    assert grad[0, 2] == 0
+
+
+def test_axis_and_strides(rng):
+    student, teacher = rng.normal(size=(2, 4, 5, 6))
+    expected, grad = fastce.distillation_loss_with_grad(student, teacher, reduction="none")
+    found, moved = fastce.distillation_loss_with_grad(
+        np.moveaxis(student, 2, 0)[:, ::-1], np.moveaxis(teacher, 2, 0)[:, ::-1], axis=0,
+        reduction="none",
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, expected[::-1])
+    np.testing.assert_array_equal(np.moveaxis(moved, 0, 2), grad[::-1])
+    one = fastce.distillation_loss(student[0, 0], teacher[0, 0])
+    assert one == expected[0, 0]
+
+
+def test_weights(rng):
+    student, teacher = rng.normal(size=(2, 6, 4))
+    weights = np.array([0, 1, 2, 0, 1, 4.0])
+    losses, slopes = fastce.distillation_loss_with_grad(student, teacher, reduction="none")
+    student[0] = np.nan  # not there
+    found, grad = fastce.distillation_loss_with_grad(
+        student, teacher, sample_weight=weights, upstream=3.0
+    )
+    assert found == pytest.approx((losses * weights).sum() / 8, rel=1e-14)
+    np.testing.assert_allclose(grad, 3 * slopes * weights[:, None] / 8, rtol=1e-13)
+    each, grad = fastce.distillation_loss_with_grad(
+        student, teacher, sample_weight=weights, upstream=weights, reduction="none"
+    )
+    np.testing.assert_allclose(each, losses * weights, rtol=1e-14)
+    np.testing.assert_allclose(grad, slopes * weights[:, None] ** 2, rtol=1e-13)
+    total = fastce.distillation_loss(student[1:], teacher[1:], reduction="sum")
+    assert total == pytest.approx(losses[1:].sum(), rel=1e-14)
+    assert np.isnan(fastce.distillation_loss(student[:0], teacher[:0]))
+    assert np.isnan(fastce.distillation_loss(student, teacher, sample_weight=np.zeros(6)))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"student": "x"}, TypeError, "student must be float16"),
+        (
+            {"teacher": np.ones((2, 4))},
+            ValueError,
+            r"teacher must have the shape of student \(2, 3\)",
+        ),
+        ({"teacher": np.ones((2, 3), complex)}, TypeError, "teacher must be float16"),
+        ({"temperature": 0.0}, ValueError, "temperature must be"),
+        ({"temperature": np.nan}, ValueError, "temperature must be"),
+        ({"axis": 2}, ValueError, "axis is 2, out of range for student"),
+        ({"sample_weight": [1.0]}, ValueError, r"sample_weight must have shape \(2,\)"),
+        ({"sample_weight": [1.0, -1.0]}, ValueError, r"sample_weight\[1\] is -1.0"),
+        ({"reduction": "batchmean"}, ValueError, "reduction must be"),
+        ({"upstream": [1.0, 1.0]}, ValueError, "upstream must be a number unless"),
+        ({"n_threads": 0}, ValueError, "n_threads must be"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, message):
+    arguments = {"student": np.ones((2, 3)), "teacher": np.ones((2, 3))} | change
+    with pytest.raises(error, match=message):
+        fastce.distillation_loss_with_grad(**arguments)
