@@ -27,14 +27,15 @@ def distillation_loss(
 
     A row's loss is ``T**2 * KL(q || p)`` with ``q = softmax(teacher / T)`` and ``p =
     softmax(student / T)`` (Hinton, Vinyals and Dean 2015, section 2). It is summed as ``q * (d +
-    expm1(-d))``, ``d = log(q / p)``, no term of which is negative: a student near its teacher keeps
-    its small loss, where the sum of ``q * d`` cancels.
+    expm1(-d))``, ``d = log(q / p)``, no term of which is negative, and near its teacher a student's
+    ``d`` comes from the difference of their logits: there, and at high temperatures, small losses
+    keep all their digits, where the sum of ``q * d`` cancels.
 
     Parameters
     ----------
     student : array with a class axis
         Logits, float16, bfloat16, float32, float64 or integers. ``-inf`` hides a class; the loss
-        is inf where the teacher has it.
+        is inf where the teacher has it, with a probability above 1e-308.
     teacher : array of the shape of student
         Logits of any of these dtypes.
     temperature : float, default 1.0
@@ -116,6 +117,7 @@ def distillation_loss_with_grad(
     return loss, grad
 
 
+@np.errstate(all="ignore")  # as the kernels: inf, NaN
 def _distill(
     with_grad: bool,
     student: ArrayLike,
@@ -148,8 +150,7 @@ def _distill(
         _kernel.check_weight_sum(weights)
         divisor = float(weights.sum())
     factors = _kernel.check_upstream(upstream, reduction == "none", shape).reshape(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factors = np.broadcast_to(factors / divisor, n_rows) * weights
+    factors = np.broadcast_to(factors / divisor, n_rows) * weights
 
     # a row of weight 0 is not there, whatever it holds
     s_rows = np.moveaxis(s, class_axis, -1).reshape(n_rows, n_classes)
@@ -160,17 +161,15 @@ def _distill(
     for start in range(0, n_rows, step):
         block = slice(start, start + step)
         there = weights[block] != 0
-        log_p = log_softmax(s_rows[block].astype(np.float64) / T, n_threads=n_threads)
-        log_q = log_softmax(t_rows[block].astype(np.float64) / T, n_threads=n_threads)
-        p, q = np.exp(log_p), np.exp(log_q)
-        with np.errstate(invalid="ignore", over="ignore"):
-            d = log_q - log_p
-            terms = np.where(abs(d) < 1, q * (d + np.expm1(-d)), q * d + (p - q))
-            terms = np.where(q == 0, p, terms)  # 0 log 0 = 0
-            losses[block] = np.where(there, T * T * weights[block] * terms.sum(axis=1), 0)
-            if grad is not None:
-                slopes = T * factors[block, None] * (p - q)
-                grad[block] = np.where(there[:, None], slopes, 0)
+        divergences, differences = _divergences(
+            s_rows[block].astype(np.float64, order="C"),
+            t_rows[block].astype(np.float64, order="C"),
+            T,
+            n_threads,
+        )
+        losses[block] = np.where(there, T * T * weights[block] * divergences, 0)
+        if grad is not None:
+            grad[block] = np.where(there[:, None], T * factors[block, None] * differences, 0)
 
     real = np.float64 if s.dtype == np.float64 else np.float32
     loss: Any = real(losses.sum() / divisor) if divisor else real(np.nan)
@@ -180,3 +179,44 @@ def _distill(
         return loss, None
     moved = np.moveaxis(s, class_axis, -1).shape
     return loss, np.ascontiguousarray(np.moveaxis(grad.reshape(moved), -1, class_axis))
+
+
+def _divergences(
+    s: Array, t: Array, temperature: float, n_threads: int | None
+) -> tuple[Array, Array]:
+    """KL(q || p) of rows, and p - q: of a class that has more than half of p, minus the others'."""
+    log_p, log_q = (
+        log_softmax((z - z.max(axis=1, keepdims=True)) / temperature, n_threads=n_threads)
+        for z in (s, t)
+    )
+    p, q = np.exp(log_p), np.exp(log_q)
+    d = log_q - log_p
+    terms = np.where(abs(d) < 1, q * _excess(d), q * d + (p - q))
+    terms = np.where(q == 0, p, terms)  # 0 log 0 = 0
+    differences = p - q
+    top = p.argmax(axis=1)[:, None]
+    sure = np.arange(p.shape[1]) == np.where(p.max(axis=1, keepdims=True) > 0.5, top, -1)
+    others = np.where(sure, 0, differences).sum(axis=1, keepdims=True)
+    differences = np.where(sure, -others, differences)
+
+    # Logarithms near each other differ by what their own roundings leave; logits by what they say,
+    # and by what all of a row differ alike, which is taken out first: an offset has no digits then.
+    u = t - s
+    back = u - t
+    lost = (t - (u - back)) - (s + back)  # by Knuth's two-sum
+    u = (u - np.take_along_axis(u, top, axis=1)) + lost
+    u = np.where(np.isneginf(s) & np.isneginf(t), 0, u / temperature)
+    v = u - (p * u).sum(axis=1, keepdims=True)
+    near = (abs(v) < 1).all(axis=1)
+    if near.any():
+        p, v = p[near], v[near]
+        d = v - np.log1p((p * np.expm1(v)).sum(axis=1, keepdims=True))
+        terms[near] = p * np.exp(d) * _excess(d)
+        differences[near] = -p * np.expm1(d)
+    return terms.sum(axis=1), differences
+
+
+def _excess(d: Array) -> Array:
+    """d + expm1(-d), which cancels near 0: there by its series, whose next term is 5e-17 of it."""
+    series = d * d * (1 / 2 - d * (1 / 6 - d * (1 / 24 - d * (1 / 120 - d * (1 / 720 - d / 5040)))))
+    return np.where(abs(d) < 1e-2, series, d + np.expm1(-d))

@@ -886,7 +886,7 @@ def check_rows(shape, n_classes, targets, class_weight, sample_weight, ignore_in
     call.n_classes = n_classes
     call.kernels = _isa.kernels[FASTCE_F32]
     arrays[LOGITS] = <PyObject *>x
-    y = _read_targets(&call, arrays, x, y, len(shape), "logits", ignore_index)
+    y = _read_targets(&call, arrays, x, y, len(shape), "hidden @ weight.T", ignore_index)
     kept = _read_weights(&call, arrays, x, len(shape), True, class_weight, sample_weight, None,
                          None, &unused)
     _set_rows(&call, &rows, arrays, len(shape))
@@ -932,7 +932,7 @@ cdef cnp.ndarray _as_upstream(object upstream, bint each, tuple shape):
                          f"shape {array.shape}")
     if array.ndim and array.shape != shape:
         raise ValueError(f"upstream must be a number or of shape {shape}, got {array.shape}")
-    with np.errstate(over="ignore"):  # a wider number may be inf
+    with np.errstate(over="ignore", under="ignore"):  # a wider number may be inf or 0
         return np.array(array, dtype=np.float64, order="C")
 
 

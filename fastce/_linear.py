@@ -13,11 +13,12 @@ from fastce._cross_entropy import OnEmpty, Reduction, cross_entropy, cross_entro
 
 Array = NDArray[Any]
 
-# Logits at a time: 64 MB of float32. Each block reads the whole weight once more and adds to its
-# gradient: 1.13 of the time of all logits at once, blocks of 32 MB 1.20, of 128 MB 1.06 (4096 rows,
-# 32,000 classes, 512 features, Zen 5).
+# Logits at a time: 64 MB of float32, 128 of float64. Each block reads the whole weight once more
+# and adds to its gradient: 1.13 of the time of all logits at once, blocks of 32 MB 1.20, of 128 MB
+# 1.06 (4096 rows, 32,000 classes, 512 features, Zen 5).
 BLOCK = 1 << 24
-# Elements of the weight's gradient that are added to at a time: 4 MB, not another weight.
+# Elements of a weight's gradient that are added to at a time, or of rows that are normalised: not
+# another copy of all.
 SLICE = 1 << 20
 
 
@@ -54,18 +55,20 @@ def linear_cross_entropy(
     on_empty: OnEmpty = "nan",
     n_threads: int | None = None,
 ) -> Any:
-    """Cross-entropy of ``hidden @ weight.T + bias``, whose logits are never all in memory.
+    """Cross-entropy of ``hidden @ weight.T + bias``, made a block of rows at a time.
 
-    `cross_entropy` of a block of rows after the other, 64 MB of logits at a time: what a language
-    model's last layer needs, whose logits are larger than all else. The products are NumPy's, in
-    float64 if an argument is, else in float32, and their roundings are those of its BLAS.
+    No more than 16 million logits are in memory, where those of a language model's last layer are
+    larger than all else. The products are NumPy's, in float64 if hidden, weight or bias is float64
+    or of integers, else in float32; their roundings, which may differ between blocks of different
+    sizes, are those of its BLAS.
 
     Parameters
     ----------
     hidden : array of shape (..., n_features)
         The rows, of real numbers.
     weight : array of shape (n_classes, n_features)
-        As PyTorch's ``Linear`` has it. Halves are converted as a whole: 4 bytes an element.
+        As PyTorch's ``Linear`` has it. Converted as a whole where the products have another dtype.
+        A class is hidden by a bias of -inf, not by infinite weights, whose gradients are NaN.
     targets : integers of shape (...)
         The class of each row, in ``[0, n_classes)`` or `ignore_index`.
     bias : array of shape (n_classes,), optional
@@ -173,8 +176,9 @@ def info_nce(
     """The contrastive loss of pairs: each query is to find its key among all of them.
 
     Row i's loss is the cross-entropy of ``queries[i] @ keys.T / temperature`` with class i (van den
-    Oord, Li and Vinyals 2018, equation 4; CLIP's with both orders is the mean of two calls). Of
-    the similarities only a block of rows is in memory, as in `linear_cross_entropy`.
+    Oord, Li and Vinyals 2018, equation 4; CLIP's, of as many keys as queries, is the mean of this
+    and of the call with both exchanged). Similarities are made a block of rows at a time, as in
+    `linear_cross_entropy`; with `normalize` there are copies of queries and keys.
 
     Parameters
     ----------
@@ -257,6 +261,7 @@ def info_nce_with_grad(
     return loss, grads
 
 
+@np.errstate(all="ignore")  # as the kernels: inf, NaN
 def _info_nce(
     with_grad: bool,
     queries: ArrayLike,
@@ -277,34 +282,76 @@ def _info_nce(
     if not isinstance(normalize, (bool, np.bool_)):
         raise TypeError(f"normalize must be a bool, got {type(normalize).__name__}")
     scale = 1 / _kernel.check_number(temperature, "temperature", 1e-30, True, 1e30)
-    units, inverses = [q, k], []
-    if normalize:
-        for i, rows in enumerate((q, k)):
-            wide = rows.astype(np.float64)
-            norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-            inverses.append(np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0))
-            units[i] = (wide * inverses[i][:, None]).astype(_real_of(q, k))
-    loss, grads = _linear(
-        with_grad, units[0], units[1], np.arange(len(q)), None, None, None, None, 0.0, scale, None,
-        0.0, reduction, None, "nan", upstream, n_threads,
-    )  # fmt: skip
-    if grads is None:
-        return loss, None
-    slopes = [grads.hidden, grads.weight]
-    for i, inverse in enumerate(inverses):  # what a step along the row itself changes: nothing
-        along = np.einsum("ij,ij->i", units[i], slopes[i], dtype=np.float64)
-        slopes[i] = (slopes[i] - units[i] * along[:, None]) * inverse[:, None]
-    q_grad, k_grad = (
-        slope.astype(rows.dtype, copy=False) for slope, rows in zip(slopes, (q, k), strict=True)
+    options: dict[str, Any] = {
+        "logit_scale": min(max(scale, 1e-30), 1e30),
+        "reduction": reduction,
+        "ignore_index": None,
+        "n_threads": n_threads,
+    }
+    own = np.arange(len(q))
+    if not normalize:
+        if not with_grad:
+            return linear_cross_entropy(q, k, own, **options), None
+        loss, grads = linear_cross_entropy_with_grad(q, k, own, upstream=upstream, **options)
+        return loss, InfoNCEGradients(grads.hidden, grads.weight)
+    dtype = _product_dtype(q, k)
+    q_units, k_units = _normalized(q, dtype), _normalized(k, dtype)
+    if not with_grad:
+        return linear_cross_entropy(q_units.rows, k_units.rows, own, **options), None
+    loss, grads = linear_cross_entropy_with_grad(
+        q_units.rows, k_units.rows, own, upstream=upstream, **options
     )
-    return loss, InfoNCEGradients(q_grad, k_grad)
+    return loss, InfoNCEGradients(
+        _through_normalization(grads.hidden, q_units, q.dtype),
+        _through_normalization(grads.weight, k_units, k.dtype),
+    )
 
 
-def _real_of(*arrays: Array) -> Any:
+class _Units(NamedTuple):
+    """Rows over their lengths, which are norms * 2**powers: neither over- nor underflows."""
+
+    rows: Array
+    norms: Array
+    powers: Array
+
+
+def _row_blocks(rows: Array) -> list[slice]:
+    """Some rows at a time, whose copies in float64 stay small."""
+    step = max(1, SLICE // rows.shape[1])
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
+
+
+def _normalized(rows: Array, dtype: Any) -> _Units:
+    units = _Units(np.empty(rows.shape, dtype), np.empty(len(rows)), np.empty(len(rows), np.intc))
+    for block in _row_blocks(rows):
+        wide = rows[block].astype(np.float64)
+        units.powers[block] = np.frexp(abs(wide).max(axis=1))[1]
+        wide = np.ldexp(wide, -units.powers[block, None])
+        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+        units.norms[block] = norms
+        units.rows[block] = np.where(norms[:, None] == 0, 0, wide / norms[:, None])
+    return units
+
+
+def _through_normalization(grad: Array, units: _Units, dtype: Any) -> Array:
+    """The gradient by rows from that by their unit vectors: its part across them, over the lengths,
+    as a step along a row leaves its unit vector as it is."""
+    result = np.empty(grad.shape, dtype)
+    for block in _row_blocks(grad):
+        wide, norms = units.rows[block].astype(np.float64), units.norms[block, None]
+        along = np.einsum("ij,ij->i", wide, grad[block])
+        across = (grad[block] - wide * along[:, None]) / norms
+        result[block] = np.ldexp(np.where(norms == 0, 0, across), -units.powers[block, None])
+    return result
+
+
+def _product_dtype(*arrays: Array | None) -> Any:
     """What products of them are computed in."""
-    return np.float64 if any(array.dtype == np.float64 for array in arrays) else np.float32
+    wide = any(array is not None and array.dtype == np.float64 for array in arrays)
+    return np.float64 if wide else np.float32
 
 
+@np.errstate(all="ignore")  # as the kernels: inf, NaN
 def _linear(
     with_grad: bool,
     hidden: ArrayLike,
@@ -332,10 +379,7 @@ def _linear(
     b = None if bias is None else _kernel.check_logits(bias, "bias")
     if b is not None and b.shape != (len(w),):
         raise ValueError(f"bias must have shape ({len(w)},), got {b.shape}")
-    n_classes, shape = len(w), h.shape[:-1]
-    real = _real_of(h, w) if b is None else _real_of(h, w, b)
-
-    # -- everything is checked before the first product
+    shape, dtype = h.shape[:-1], _product_dtype(h, w, b)
     options: dict[str, Any] = {
         "class_weight": class_weight,
         "ignore_index": ignore_index,
@@ -343,77 +387,60 @@ def _linear(
         "logit_scale": logit_scale,
         "softcap": softcap,
         "z_loss": z_loss,
+        "reduction": reduction,
+        "normalizer": normalizer,
         "n_threads": n_threads,
     }
-    no_rows = (np.empty((0, n_classes), real), np.empty(0, np.int64))
-    if_empty: OnEmpty = "nan" if on_empty == "raise" else on_empty
-    cross_entropy(
-        *no_rows, reduction=reduction, normalizer=normalizer, on_empty=if_empty, **options
-    )
-    is_mean = reduction == "mean"
+    # All that a call checks is checked before the first product: by one of no rows.
+    must_have_rows = isinstance(on_empty, str) and on_empty == "raise"
+    no_rows = np.empty((0, len(w)), dtype), np.empty(0, np.int64)
+    cross_entropy(*no_rows, on_empty="nan" if must_have_rows else on_empty, **options)
+    factors = _kernel.check_upstream(upstream, reduction == "none", shape)
     y, weights, weight_sum = _kernel.check_rows(
-        shape, n_classes, targets, class_weight, sample_weight, ignore_index,
-        is_mean and normalizer is None,
+        shape, len(w), targets, class_weight, sample_weight, ignore_index,
+        reduction == "mean" and normalizer is None,
     )  # fmt: skip
-    divisor = 1.0
-    if is_mean:
-        divisor = weight_sum if normalizer is None else float(normalizer)
-        if divisor == 0 and on_empty == "raise":
-            raise ValueError(
-                "on_empty is 'raise', and the mean is over no row: all are ignored or of weight 0"
-            )
-    factors = _kernel.check_upstream(upstream, reduction == "none", shape) / (divisor or np.inf)
-    factors = factors.reshape(-1) if factors.ndim else factors
-    if divisor == 0 and on_empty == "nan":
-        factors = factors + np.nan
+    if reduction == "mean" and normalizer is None and weight_sum > 0:
+        if weight_sum > 1e300:  # as a normalizer may be
+            raise ValueError(f"the sum of weights must be 1e300 at most, got {weight_sum}")
+        options["normalizer"] = weight_sum
+    is_empty = reduction == "mean" and options["normalizer"] is None
+    if is_empty and on_empty == "raise":
+        raise ValueError(
+            "on_empty is 'raise', and the mean is over no row: all are ignored or of weight 0"
+        )
+    if is_empty and on_empty == "zero":
+        grads = LinearGradients(
+            np.zeros(h.shape, h.dtype),
+            np.zeros(w.shape, w.dtype),
+            None if b is None else np.zeros(b.shape, b.dtype),
+        )
+        return dtype(0), grads if with_grad else None
 
-    # -- a block of rows at a time
-    rows, y = h.reshape(-1, h.shape[-1]), y.reshape(-1)
-    there = np.ones(len(rows), bool) if ignore_index is None else y != ignore_index
+    y = y.reshape(-1)
+    there = np.ones(y.shape, bool)
+    if ignore_index is not None:
+        there = y != _kernel.check_index(ignore_index, "ignore_index")
     if weights is not None:
         weights = weights.reshape(-1)
         there &= weights != 0
-    matrix = w.astype(real, copy=False)
-    offset = None if b is None else b.astype(real)
-    step = max(1, min(len(rows), BLOCK // n_classes))
-    logits = np.empty((step, n_classes), real)
-    losses = np.empty(len(rows), real)
-    hidden_grad = np.empty(rows.shape, h.dtype) if with_grad else None
-    weight_grad, bias_grad = np.zeros((0, 0), real), np.zeros(n_classes)
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        x = rows[block].astype(real, copy=False)
-        if not there[block].all():  # whatever a row holds that is not there, even NaN
-            x = np.where(there[block, None], x, real(0))
-        z = logits[: len(x)]
-        np.matmul(x, matrix.T, out=z)
-        if offset is not None:
-            z += offset
-        options["sample_weight"] = None if weights is None else weights[block]
-        if hidden_grad is None:
-            losses[block] = cross_entropy(z, y[block], reduction="none", **options)
-            continue
-        losses[block], _ = cross_entropy_with_grad(
-            z,
-            y[block],
-            reduction="none",
-            upstream=factors[block] if factors.ndim else factors,
-            out=z,
-            **options,
-        )
-        hidden_grad[block] = z @ matrix
-        weight_grad = _add_product(weight_grad, z, x)
-        bias_grad += z.sum(axis=0, dtype=np.float64)
-
-    loss: Any = losses.reshape(shape) if shape else losses[0]
-    if reduction == "sum" or (is_mean and divisor != 0):
-        loss = real(losses.sum(dtype=np.float64) / divisor)
-    elif is_mean:
-        loss = real(0 if on_empty == "zero" else np.nan)
+    losses, hidden_grad, weight_grad, bias_grad = _by_blocks(
+        with_grad,
+        h.reshape(-1, h.shape[-1]),
+        w.astype(dtype, copy=False),
+        None if b is None else b.astype(dtype, copy=False),
+        y,
+        weights,
+        there,
+        factors.reshape(-1) if factors.ndim else factors,
+        options,
+    )
+    if reduction == "none":
+        loss: Any = losses.reshape(shape)[()]
+    else:
+        loss = dtype(np.nan if is_empty else losses.sum())
     if hidden_grad is None:
         return loss, None
-    if not weight_grad.size:
-        weight_grad = np.zeros(w.shape, real)
     return loss, LinearGradients(
         hidden_grad.reshape(h.shape),
         weight_grad.astype(w.dtype, copy=False),
@@ -421,13 +448,62 @@ def _linear(
     )
 
 
-def _add_product(total: Array, z: Array, x: Array) -> Array:
-    """total + z.T @ x, in its place; total is empty at first."""
-    if not total.size:
-        first: Array = np.matmul(z.T, x)
-        return first
+def _by_blocks(
+    with_grad: bool,
+    rows: Array,
+    weight: Array,
+    bias: Array | None,
+    targets: Array,
+    sample_weight: Array | None,
+    there: Array,
+    upstream: Array,
+    options: dict[str, Any],
+) -> tuple[Array, Array | None, Array, Array]:
+    """Losses, of rows or, where they are reduced, of blocks in float64; and the gradients."""
+    n_classes, dtype = len(weight), weight.dtype
+    step = max(1, min(len(rows), BLOCK // n_classes))
+    starts = range(0, len(rows), step)
+    logits = np.empty((step, n_classes), dtype)
+    each = options["reduction"] == "none"
+    losses = np.empty(len(rows), dtype) if each else np.empty(len(starts))
+    hidden_grad = np.empty(rows.shape, rows.dtype) if with_grad else None
+    weight_grad, bias_grad = (
+        np.zeros(weight.shape if with_grad else (0, 0), dtype),
+        np.zeros(n_classes),
+    )
+    for i, start in enumerate(starts):
+        block = slice(start, start + step)
+        x, is_there = rows[block].astype(dtype, copy=False), there[block, None]
+        if not is_there.all():  # whatever a row holds that is not there, even NaN
+            x = np.where(is_there, x, dtype.type(0))
+        z = logits[: len(x)]
+        np.matmul(x, weight.T, out=z)
+        if bias is not None:
+            z += bias
+        some: dict[str, Any] = {
+            **options,
+            "sample_weight": None if sample_weight is None else sample_weight[block],
+        }
+        at = block if each else i
+        if hidden_grad is None:
+            losses[at] = cross_entropy(z, targets[block], **some)
+            continue
+        losses[at], _ = cross_entropy_with_grad(
+            z,
+            targets[block],
+            out=z,
+            upstream=upstream[block] if upstream.ndim else upstream,
+            **some,
+        )
+        hidden_grad[block] = np.where(is_there, z @ weight, 0)
+        _add_product(z, x, weight_grad)
+        bias_grad += z.sum(axis=0, dtype=np.float64)
+    return losses, hidden_grad, weight_grad, bias_grad
+
+
+def _add_product(z: Array, x: Array, total: Array) -> None:
+    """Add z.T @ x to total, some classes at a time."""
     step = max(1, SLICE // x.shape[1])
     for start in range(0, len(total), step):
         some = slice(start, start + step)
         total[some] += z[:, some].T @ x
-    return total

@@ -133,6 +133,59 @@ def test_no_row_left(task):
     assert np.isnan(grads.hidden).all()
 
 
+@pytest.mark.parametrize("weight_of_row", [1e-200, 1e-50, 1e50, 1e200])
+def test_a_mean_of_rows_whose_losses_are_no_floats(task, weight_of_row):
+    hidden, weight, _, targets = (array.astype(np.float32) for array in task)
+    targets = targets.astype(int)
+    options = {"sample_weight": np.full(30, weight_of_row)}
+    loss, grads = fastce.linear_cross_entropy_with_grad(hidden, weight, targets, **options)
+    expected, same = fastce.linear_cross_entropy_with_grad(hidden, weight, targets)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(grads.weight, same.weight, rtol=1e-5, atol=1e-8)
+
+
+def test_what_a_row_that_is_not_there_would_have_met_does_not_matter(task):
+    hidden, weight, _, targets = task
+    weight[2] = -np.inf
+    targets[3] = -100
+    grads = fastce.linear_cross_entropy_with_grad(hidden, weight, targets)[1]
+    assert not grads.hidden[3].any()
+    assert np.isnan(grads.hidden[4]).all()  # -inf times 0
+
+
+def test_zero_is_zero(task):
+    hidden, weight, bias, _ = task
+    loss, grads = fastce.linear_cross_entropy_with_grad(
+        np.nan * hidden, weight, np.zeros(30, int), bias=bias, class_weight=[0.0] * 11,
+        on_empty="zero", upstream=np.inf,
+    )  # fmt: skip
+    assert loss == 0
+    assert not any(grad.any() for grad in grads)
+
+
+def test_an_ignored_label_of_any_kind_of_integer(task):
+    class Label:
+        def __index__(self):
+            return -100
+
+    hidden, weight, _, targets = task
+    hidden[3], targets[3] = np.nan, -100
+    grads = fastce.linear_cross_entropy_with_grad(hidden, weight, targets, ignore_index=Label())[1]
+    assert np.isfinite(grads.weight).all()
+
+
+def test_overflow_is_no_warning():
+    """Warnings are errors here. What the products give, inf or NaN, is what comes out."""
+    large = np.full((2, 3), 3e38, np.float32)
+    with np.errstate(all="raise"):
+        loss, grads = fastce.linear_cross_entropy_with_grad(large, large, [0, 1], bias=large[:, 0])
+        assert np.isnan(loss)
+        assert np.isnan(grads.weight).all()
+        halves = np.full((2, 3), 6e4, np.float16)
+        fastce.linear_cross_entropy_with_grad(halves, halves, [0, 1], upstream=1e300)
+        fastce.info_nce_with_grad(halves, large)
+
+
 def test_the_logits_are_never_all_there(rng, monkeypatch):
     monkeypatch.setattr(_linear, "BLOCK", 1 << 16)
     hidden, weight = rng.normal(size=(2000, 3)), rng.normal(size=(1000, 3))
@@ -154,7 +207,12 @@ def test_the_logits_are_never_all_there(rng, monkeypatch):
         ({"weight": np.ones((0, 5))}, ValueError, "weight must have shape"),
         ({"weight": np.ones((11, 5), complex)}, TypeError, "weight must be float16"),
         ({"bias": np.ones(10)}, ValueError, r"bias must have shape \(11,\), got \(10,\)"),
-        ({"targets": np.ones(29, int)}, ValueError, r"targets must have shape \(30,\)"),
+        (
+            {"targets": np.ones(29, int)},
+            ValueError,
+            r"targets must have shape \(30,\) \(the rows of hidden @ weight.T",
+        ),
+        ({"on_empty": np.array(["raise", "nan"])}, TypeError, "on_empty must be a str"),
         ({"targets": np.ones((30, 11))}, TypeError, "targets must be integers"),
         ({"targets": np.arange(30)}, ValueError, r"targets\[11\] is 11, outside \[0, 11\)"),
         ({"class_weight": np.ones(10)}, ValueError, r"class_weight must have shape \(11,\)"),
@@ -221,6 +279,24 @@ def test_a_row_of_zeros_is_far_from_all_alike(rng):
     assert loss.dtype == grads.keys.dtype == np.float32
     assert not grads.queries.any()
     assert not grads.keys.any()
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 1e-300, 1e-160, 1e160, 1e300])
+def test_lengths_of_any_size(rng, size):
+    """Of the smallest there is, directions are of a few whole numbers."""
+    queries, keys = rng.integers(-5, 6, (2, 4, 3)) + np.eye(4, 3) * 7.0
+    expected, same = fastce.info_nce_with_grad(queries, keys)
+    loss, grads = fastce.info_nce_with_grad(queries * size, keys * size)
+    assert loss == pytest.approx(expected, rel=1e-13)
+    if size >= 1e-300:  # else gradients are larger than all numbers
+        for found, exact in zip(grads, same, strict=True):
+            np.testing.assert_allclose(found * size, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_a_temperature_of_any_size(rng):
+    queries, keys = rng.normal(size=(2, 4, 3))
+    assert fastce.info_nce(queries, keys, temperature=1e30) == pytest.approx(np.log(4))
+    assert fastce.info_nce(queries, queries, temperature=1e-30) == 0
 
 
 @pytest.mark.parametrize(
