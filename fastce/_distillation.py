@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastce import _kernel
-from fastce._primitives import log_softmax
+from fastce._primitives import log_softmax, softmax
 
 Array = NDArray[Any]
 
@@ -184,39 +184,46 @@ def _distill(
 def _divergences(
     s: Array, t: Array, temperature: float, n_threads: int | None
 ) -> tuple[Array, Array]:
-    """KL(q || p) of rows, and p - q: of a class that has more than half of p, minus the others'."""
-    log_p, log_q = (
-        log_softmax((z - z.max(axis=1, keepdims=True)) / temperature, n_threads=n_threads)
-        for z in (s, t)
-    )
-    p, q = np.exp(log_p), np.exp(log_q)
-    d = log_q - log_p
-    terms = np.where(abs(d) < 1, q * _excess(d), q * d + (p - q))
-    terms = np.where(q == 0, p, terms)  # 0 log 0 = 0
-    differences = p - q
-    top = p.argmax(axis=1)[:, None]
-    sure = np.arange(p.shape[1]) == np.where(p.max(axis=1, keepdims=True) > 0.5, top, -1)
-    others = np.where(sure, 0, differences).sum(axis=1, keepdims=True)
-    differences = np.where(sure, -others, differences)
+    """KL(q || p) of rows, and p - q.
 
-    # Logarithms near each other differ by what their own roundings leave; logits by what they say,
-    # and by what all of a row differ alike, which is taken out first: an offset has no digits then.
+    From the differences of logits: those of logarithms are noise where student and teacher, or all
+    classes at a high temperature, are alike. What all of a row differ alike is taken out first, by
+    a two-sum (Knuth), so that offsets cost no digits.
+    """
+    p = softmax((s - s.max(axis=1, keepdims=True)) / temperature, n_threads=n_threads)
     u = t - s
     back = u - t
-    lost = (t - (u - back)) - (s + back)  # by Knuth's two-sum
-    u = (u - np.take_along_axis(u, top, axis=1)) + lost
-    u = np.where(np.isneginf(s) & np.isneginf(t), 0, u / temperature)
+    lost = (t - (u - back)) - (s + back)
+    u = (u - np.take_along_axis(u, p.argmax(axis=1)[:, None], axis=1)) + lost
+    hidden = np.isneginf(s) & np.isneginf(t)
+    u = np.where(hidden, 0, u / temperature)
     v = u - (p * u).sum(axis=1, keepdims=True)
-    near = (abs(v) < 1).all(axis=1)
-    if near.any():
-        p, v = p[near], v[near]
-        d = v - np.log1p((p * np.expm1(v)).sum(axis=1, keepdims=True))
-        terms[near] = p * np.exp(d) * _excess(d)
-        differences[near] = -p * np.expm1(d)
+    divergences, differences = _of_differences(p, v)
+    rare = ~((abs(v) < 500) & ((p > 0) | hidden)).all(axis=1)
+    if rare.any():
+        divergences[rare], differences[rare] = _of_logarithms(
+            *(log_softmax((z - z.max(axis=1, keepdims=True)) / temperature, n_threads=n_threads)
+              for z in (s[rare], t[rare]))
+        )  # fmt: skip
+    return divergences, differences
+
+
+def _of_differences(p: Array, v: Array) -> tuple[Array, Array]:
+    """With q proportional to p exp(v): q = p (1 + m), where m = expm1(d) and d = log(q / p)."""
+    m = np.expm1(v)
+    total = (p * m).sum(axis=1, keepdims=True)
+    d = v - np.log1p(total)
+    m = (m - total) / (1 + total)
+    q, differences = p * (1 + m), -p * m
+    # q (d + expm1(-d)), which cancels near 0: there by its series, whose next term is 5e-17 of it
+    series = d * d * (1 / 2 - d * (1 / 6 - d * (1 / 24 - d * (1 / 120 - d * (1 / 720 - d / 5040)))))
+    terms = np.where(abs(d) < 1e-2, q * series, q * d + differences)
     return terms.sum(axis=1), differences
 
 
-def _excess(d: Array) -> Array:
-    """d + expm1(-d), which cancels near 0: there by its series, whose next term is 5e-17 of it."""
-    series = d * d * (1 / 2 - d * (1 / 6 - d * (1 / 24 - d * (1 / 120 - d * (1 / 720 - d / 5040)))))
-    return np.where(abs(d) < 1e-2, series, d + np.expm1(-d))
+def _of_logarithms(log_p: Array, log_q: Array) -> tuple[Array, Array]:
+    """The same where classes are hidden by one of both, or far apart."""
+    p, q = np.exp(log_p), np.exp(log_q)
+    d = log_q - log_p
+    terms = np.where(abs(d) < 1, q * (d + np.expm1(-d)), q * d + (p - q))
+    return np.where(q == 0, p, terms).sum(axis=1), p - q  # 0 log 0 = 0
