@@ -27,9 +27,9 @@ def distillation_loss(
 
     A row's loss is ``T**2 * KL(q || p)`` with ``q = softmax(teacher / T)`` and ``p =
     softmax(student / T)`` (Hinton, Vinyals and Dean 2015, section 2). It is summed as ``q * (d +
-    expm1(-d))``, ``d = log(q / p)``, no term of which is negative, and near its teacher a student's
-    ``d`` comes from the difference of their logits: there, and at high temperatures, small losses
-    keep all their digits, where the sum of ``q * d`` cancels.
+    expm1(-d))``, ``d = log(q / p)``, no term of which is negative, and ``d`` comes from the
+    differences of logits: small losses, of a student near its teacher or at a high temperature,
+    keep their digits, where the sum of ``q * d`` cancels.
 
     Parameters
     ----------
@@ -134,10 +134,7 @@ def _distill(
         raise ValueError(f"teacher must have the shape of student {s.shape}, got {t.shape}")
     T = _kernel.check_number(temperature, "temperature", 1e-30, True, 1e30)
     class_axis = _kernel.check_class_axis(axis, s, "student")
-    if not isinstance(reduction, str):
-        raise TypeError(f"reduction must be a str, got {type(reduction).__name__}")
-    if reduction not in ("none", "sum", "mean"):
-        raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
+    _kernel.check_reduction(reduction)
     if n_threads is not None:
         _kernel.check_threads(n_threads)
     shape, n_classes = s.shape[:class_axis] + s.shape[class_axis + 1 :], s.shape[class_axis]
@@ -190,7 +187,7 @@ def _divergences(
     classes at a high temperature, are alike. What all of a row differ alike is taken out first, by
     a two-sum (Knuth), so that offsets cost no digits.
     """
-    p = softmax((s - s.max(axis=1, keepdims=True)) / temperature, n_threads=n_threads)
+    p = softmax(_softened(s, temperature), n_threads=n_threads)
     u = t - s
     back = u - t
     lost = (t - (u - back)) - (s + back)
@@ -202,10 +199,16 @@ def _divergences(
     rare = ~((abs(v) < 500) & ((p > 0) | hidden)).all(axis=1)
     if rare.any():
         divergences[rare], differences[rare] = _of_logarithms(
-            *(log_softmax((z - z.max(axis=1, keepdims=True)) / temperature, n_threads=n_threads)
-              for z in (s[rare], t[rare]))
-        )  # fmt: skip
+            log_softmax(_softened(s[rare], temperature), n_threads=n_threads),
+            log_softmax(_softened(t[rare], temperature), n_threads=n_threads),
+        )
     return divergences, differences
+
+
+def _softened(z: Array, temperature: float) -> Array:
+    """Logits over the temperature, from the largest on, for those of 1e290 overflow at 1e-30."""
+    result: Array = (z - z.max(axis=1, keepdims=True)) / temperature
+    return result
 
 
 def _of_differences(p: Array, v: Array) -> tuple[Array, Array]:

@@ -585,6 +585,12 @@ cdef int _read_reduction(object reduction, object on_empty, object normalizer, b
     return 0
 
 
+def check_reduction(reduction):
+    cdef bint mean, each
+    cdef double divisor
+    _read_reduction(reduction, "nan", None, &mean, &each, &divisor)
+
+
 def softmax_loss(int loss_kind, double alpha, double beta, int n_outputs, logits, targets, axis,
                  class_weight, sample_weight, ignore_index, where, label_smoothing, logit_scale,
                  softcap, z_loss, reduction, normalizer, on_empty, out, upstream, n_threads):

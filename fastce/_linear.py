@@ -288,22 +288,18 @@ def _info_nce(
         "ignore_index": None,
         "n_threads": n_threads,
     }
-    own = np.arange(len(q))
-    if not normalize:
-        if not with_grad:
-            return linear_cross_entropy(q, k, own, **options), None
-        loss, grads = linear_cross_entropy_with_grad(q, k, own, upstream=upstream, **options)
-        return loss, InfoNCEGradients(grads.hidden, grads.weight)
     dtype = _product_dtype(q, k)
-    q_units, k_units = _normalized(q, dtype), _normalized(k, dtype)
+    units = [_normalized(rows, dtype) for rows in (q, k)] if normalize else []
+    q_rows, k_rows = (unit.rows for unit in units) if normalize else (q, k)
+    own = np.arange(len(q))
     if not with_grad:
-        return linear_cross_entropy(q_units.rows, k_units.rows, own, **options), None
-    loss, grads = linear_cross_entropy_with_grad(
-        q_units.rows, k_units.rows, own, upstream=upstream, **options
-    )
+        return linear_cross_entropy(q_rows, k_rows, own, **options), None
+    loss, grads = linear_cross_entropy_with_grad(q_rows, k_rows, own, upstream=upstream, **options)
+    if not normalize:
+        return loss, InfoNCEGradients(grads.hidden, grads.weight)
     return loss, InfoNCEGradients(
-        _through_normalization(grads.hidden, q_units, q.dtype),
-        _through_normalization(grads.weight, k_units, k.dtype),
+        _through_normalization(grads.hidden, units[0], q.dtype),
+        _through_normalization(grads.weight, units[1], k.dtype),
     )
 
 

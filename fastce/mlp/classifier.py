@@ -518,14 +518,16 @@ def _as_labels(values: Any, name: str = "y") -> np.ndarray:
     if y.ndim != 1:
         raise ValueError(f"{name}: expected shape (n,), got {y.shape}")
     if y.dtype.kind in "OT":  # a column of strings from pandas, for one
-        y = np.array(_of_one_kind(y.tolist(), name))
+        labels = y.tolist()
+        _check_one_kind(name, labels)
+        y = np.array(labels)
     if y.dtype.kind not in "biuUS":
         raise TypeError(f"{name}: expected integers or strings, got {y.dtype}")
     return y
 
 
-def _of_one_kind(labels: list[Any], name: str) -> list[Any]:
-    """The labels, which NumPy would make strings of, one and all, if a single one is a string."""
+def _check_one_kind(name: str, labels: list[Any]) -> None:
+    """NumPy would make strings of all, if a single one is a string."""
     kinds = [next((kind for kind in LABEL_KINDS if isinstance(x, kind)), None) for x in labels]
     for i, kind in enumerate(kinds):
         if kind is None or kind is not kinds[0]:
@@ -533,7 +535,6 @@ def _of_one_kind(labels: list[Any], name: str) -> list[Any]:
                 f"{name}: expected integers or strings, not both, "
                 f"got {shown(labels[i], repr)} in row {i}"
             )
-    return labels
 
 
 def _encode(classes: np.ndarray, y: np.ndarray, n_rows: int) -> np.ndarray:
