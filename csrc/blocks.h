@@ -115,66 +115,78 @@ INLINE void put_vector(char *row, int as_real, ptrdiff_t j, ptrdiff_t n, vreal v
         store_part((elem *)row + j, n, v);
 }
 
-/* The last row whose terms are known: its gradient is written while the next row is read, from the
- * first aligned element on by whole vectors, for stores across lines take twice the time. */
+/* A row whose terms are known: its gradient is written while a later row is read, whose terms take
+ * the place of its own.  Stream: from the first aligned element on by whole vectors, for stores
+ * across lines take twice the time. */
 typedef struct {
-    char *grad;         /* NULL: nothing is pending */
+    char *grad; /* NULL: nothing is pending */
+    const real *terms;
+    ptrdiff_t n_classes;
     int as_real;        /* grad holds reals where the logits are halves */
-    ptrdiff_t head;     /* elements before the first aligned one */
+    ptrdiff_t head;     /* elements before the first aligned one, where it is streamed */
     ptrdiff_t streamed; /* where whole lines end, which are streamed; 0: plain stores */
     real factor, less;  /* grad is term * factor - less */
 } pending_row;
 
 /* Elements j .. j + LANES of a pending gradient. */
-INLINE vreal pending_vector(const pending_row *row, const real *terms, ptrdiff_t j)
+INLINE vreal pending_vector(const pending_row *row, ptrdiff_t j)
 {
-    return load_real(terms + j) * row->factor - row->less;
+    return load_real(row->terms + j) * row->factor - row->less;
 }
 
 /* Writes its elements [from, to), at most a vector. */
-INLINE void write_part(const pending_row *row, const real *terms, ptrdiff_t from, ptrdiff_t to)
+INLINE void write_part(const pending_row *row, ptrdiff_t from, ptrdiff_t to)
 {
-    put_vector(row->grad, row->as_real, from, to - from, pending_vector(row, terms, from));
+    put_vector(row->grad, row->as_real, from, to - from, pending_vector(row, from));
 }
 
 /* A whole vector of them, past the caches or not. */
-INLINE void write_vector(const int stream, const pending_row *row, const real *terms, ptrdiff_t j)
+INLINE void write_vector(const int stream, const pending_row *row, ptrdiff_t j)
 {
     if (stream)
-        store_stream((elem *)row->grad + j, pending_vector(row, terms, j));
+        store_stream((elem *)row->grad + j, pending_vector(row, j));
     else
-        write_part(row, terms, j, j + LANES);
+        write_part(row, j, j + LANES);
 }
 
 /* All whole vectors of them from element j on that end before `end`, past the caches or not.
  * Returns where they end. */
-INLINE ptrdiff_t write_vectors(const int stream, const pending_row *row, const real *terms,
-                               ptrdiff_t j, ptrdiff_t end)
+INLINE ptrdiff_t write_vectors(const int stream, const pending_row *row, ptrdiff_t j, ptrdiff_t end)
 {
     for (; j + GROUP <= end; j += GROUP)
-        for (int i = 0; i < GROUP; i += LANES) write_vector(stream, row, terms, j + i);
-    for (; j + LANES <= end; j += LANES) write_vector(stream, row, terms, j);
+        for (int i = 0; i < GROUP; i += LANES) write_vector(stream, row, j + i);
+    for (; j + LANES <= end; j += LANES) write_vector(stream, row, j);
     return j;
 }
 
 /* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads
  * terms up to head beyond them, which the next row overwrites only afterwards. */
-INLINE void write_burst(const pending_row *row, const real *terms, ptrdiff_t from,
-                        ptrdiff_t n_classes)
+INLINE void write_burst(const pending_row *row, ptrdiff_t from)
 {
-    const ptrdiff_t first = row->head + from;
-    const ptrdiff_t end = first + BURST < n_classes ? first + BURST : n_classes;
     const pending_row copy = *row; /* in registers, whatever is stored */
-    if (from == 0 && row->head) write_part(row, terms, 0, row->head);
-    ptrdiff_t j = write_vectors(1, &copy, terms, first, copy.streamed < end ? copy.streamed : end);
-    j = write_vectors(0, &copy, terms, j, end);
-    if (j < end) write_part(row, terms, j, end);
+    const ptrdiff_t first = copy.head + from;
+    const ptrdiff_t end = first + BURST < copy.n_classes ? first + BURST : copy.n_classes;
+    if (from == 0 && copy.head) write_part(&copy, 0, copy.head);
+    ptrdiff_t j = write_vectors(1, &copy, first, copy.streamed < end ? copy.streamed : end);
+    j = write_vectors(0, &copy, j, end);
+    if (j < end) write_part(&copy, j, end);
 }
 
-INLINE void write_pending(pending_row *row, const real *terms, ptrdiff_t n_classes)
+/* The group of one that is not streamed at element from, or what is left of it. */
+INLINE void write_group(const pending_row *row, ptrdiff_t from)
+{
+    if (from + GROUP <= row->n_classes) {
+        for (int i = 0; i < GROUP; i += LANES) write_vector(0, row, from + i);
+        return;
+    }
+    const ptrdiff_t j = write_vectors(0, row, from, row->n_classes);
+    if (j < row->n_classes) write_part(row, j, row->n_classes);
+}
+
+INLINE void write_pending(pending_row *row)
 {
     if (row->grad)
-        for (ptrdiff_t j = 0; j < n_classes; j += BURST) write_burst(row, terms, j, n_classes);
+        for (ptrdiff_t j = 0; j < row->n_classes; j += BURST) write_burst(row, j);
     row->grad = NULL;
 }
 
@@ -265,30 +277,71 @@ INLINE void load_group(const int change, const block_input *in, ptrdiff_t j, vre
     }
 }
 
+/* What a block's loop has made so far: the largest logit, and the sum of all terms but `late`, a
+ * group.  Floats are added up a group late, from L1, for the CPU does not look ahead as far as one
+ * chain of term, conversion and sum is long: 0.95 of the time. */
+typedef struct {
+    vreal max;
+    wide_exact_sum sum;
+    const real *late;
+} block_sums;
+
+/* The terms of n elements of a row, the first of which is element at, go to `to`.  From memory
+ * (far), what is at `fetched` is prefetched meanwhile; from a cache, what is pending is written. */
+INLINE void group_terms(const int change, const int far, const block_input *in, ptrdiff_t n,
+                        const elem *fetched, const pending_row *pending, ptrdiff_t at,
+                        const vreference *ref, real *to, block_sums *sums)
+{
+    vreal max = sums->max, ahead[4];
+    wide_exact_sum sum = sums->sum;
+    const real *late = sums->late;
+    const pending_row copy = *pending; /* in registers, whatever is stored */
+    if (LOADS_EARLY) load_group(change, in, 0, ahead);
+    for (ptrdiff_t j = 0; j < n; j += GROUP) {
+        if (!far && copy.grad) write_group(&copy, at + j);
+        for (ptrdiff_t i = 0; i < GROUP; i += LINE) {
+            if (far) prefetch_to_l2(fetched + j + i);
+            if (VECTOR_BYTES == 64) prefetch(in->x + j + i + SOON);
+        }
+        vreal v[4], e[4];
+        if (LOADS_EARLY) {
+            memcpy(v, ahead, sizeof v);
+            if (j + GROUP < n) load_group(change, in, j + GROUP, ahead);
+        } else {
+            load_group(change, in, j, v);
+        }
+        for (int i = 0; i < 4; i++) {
+            max = maximum(v[i], max); /* NaN is passed over */
+            e[i] = exp_terms(v[i], ref);
+            *(vreal *)(to + j + i * LANES) = e[i];
+        }
+        if (WIDE > 1) add_group(&sum, late);
+        late = to + j;
+    }
+    *sums = (block_sums){max, sum, late};
+}
+
 /* The terms of n elements of a row from start on go to `to`, their sum to `total`, and meanwhile
- * what is pending is written.  block is NULL, or holds the elements.  Returns their maximum. */
+ * what is pending is written: by bursts where the call streams, else group by group.  block is
+ * NULL, or holds the elements.  Returns their maximum. */
 INLINE real block_terms(const int change, const fastce_call *call, const row_input *input,
                         ptrdiff_t start, ptrdiff_t n, const real *block, real shift,
                         const vreference *ref, real *to, const pending_row *pending,
-                        const real *pending_terms, wide_exact_sum *total)
+                        wide_exact_sum *total)
 {
-    const ptrdiff_t n_classes = call->n_classes, whole = n / GROUP * GROUP;
+    const ptrdiff_t whole = n / GROUP * GROUP;
     static const _Alignas(64) real nothing[GROUP];
     const char *seen = change == MASKED_AND_SCALED ? input->where + start : NULL;
     const elem *x = input->x + start;
     _Alignas(64) elem tail[GROUP]; /* the last group, where it is partial */
     char tail_seen[GROUP] = {0};
-    wide_exact_sum sum = {splat_double(0), splat_double(0)};
-    vreal max = splat(HIDDEN);
-    const real *late = nothing;
+    block_sums sums = {splat(HIDDEN), {splat_double(0), splat_double(0)}, nothing};
     if (!block && whole < n)
         for (ptrdiff_t l = 0; l < GROUP; l += LANES)
             store(tail + l, load_up_to(x, whole + l, n, HIDDEN));
     if (seen) memcpy(tail_seen, seen + whole, (size_t)(n - whole));
     for (ptrdiff_t from = 0, length; from < n; from += length) {
         const ptrdiff_t at = start + from, is_whole = from < whole;
-        if (pending->grad && at % BURST == 0) write_burst(pending, pending_terms, at, n_classes);
-        const elem *fetched = row_ahead(input, n_classes, at) + at + AHEAD;
         const block_input in = {
             .block = block ? block + from : NULL,
             .x = is_whole ? x + from : tail,
@@ -296,39 +349,22 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
             .scale = (real)call->logit_scale,
             .shift = shift,
         };
-        length = BURST - at % BURST; /* up to where the next one is due, or to the partial group */
-        if (length > (is_whole ? whole : n) - from) length = (is_whole ? whole : n) - from;
-        vreal ahead[4];
-        if (LOADS_EARLY) load_group(change, &in, 0, ahead);
-        for (ptrdiff_t j = 0; j < length; j += GROUP) {
-            for (ptrdiff_t i = 0; i < GROUP; i += LINE) {
-                prefetch_to_l2(fetched + j + i);
-                if (VECTOR_BYTES == 64) prefetch(in.x + j + i + SOON);
-            }
-            vreal v[4], e[4];
-            if (LOADS_EARLY) {
-                memcpy(v, ahead, sizeof v);
-                if (j + GROUP < length) load_group(change, &in, j + GROUP, ahead);
-            } else {
-                load_group(change, &in, j, v);
-            }
-            for (int i = 0; i < 4; i++) {
-                max = maximum(v[i], max); /* NaN is passed over */
-                e[i] = exp_terms(v[i], ref);
-                *(vreal *)(to + from + j + i * LANES) = e[i];
-            }
-            /* Floats are added up a group late, from L1, for the CPU does not look ahead as far as
-             * one chain of term, conversion and sum is long: 0.95 of the time. */
-            if (WIDE > 1) add_group(&sum, late);
-            late = to + from + j;
+        length = (is_whole ? whole : n) - from; /* up to the partial group */
+        if (!call->stream) {
+            group_terms(change, 0, &in, length, NULL, pending, at, ref, to + from, &sums);
+            continue;
         }
+        if (pending->grad && at % BURST == 0) write_burst(pending, at);
+        if (length > BURST - at % BURST) length = BURST - at % BURST; /* up to the next burst */
+        const elem *fetched = row_ahead(input, call->n_classes, at) + at + AHEAD;
+        group_terms(change, 1, &in, length, fetched, pending, at, ref, to + from, &sums);
     }
-    const real largest = largest_lane(max);
+    const real largest = largest_lane(sums.max);
     if (WIDE > 1)
-        add_group(&sum, late);
+        add_group(&sums.sum, sums.late);
     else
-        add_block(&sum, to, n, exp_term(largest, ref));
-    *total = sum;
+        add_block(&sums.sum, to, n, exp_term(largest, ref));
+    *total = sums.sum;
     return largest;
 }
 
@@ -342,23 +378,22 @@ INLINE int is_direct(const fastce_call *call)
 /* block_terms() of logits that a mask or the scale changes. */
 static real changed_terms(const fastce_call *call, const row_input *input, ptrdiff_t start,
                           ptrdiff_t n, const vreference *ref, real *to, const pending_row *pending,
-                          const real *pending_terms, wide_exact_sum *total)
+                          wide_exact_sum *total)
 {
-    return input->where ? block_terms(MASKED_AND_SCALED, call, input, start, n, NULL, 0, ref, to,
-                                      pending, pending_terms, total)
-                        : block_terms(SCALED, call, input, start, n, NULL, 0, ref, to, pending,
-                                      pending_terms, total);
+    return input->where
+               ? block_terms(MASKED_AND_SCALED, call, input, start, n, NULL, 0, ref, to, pending,
+                             total)
+               : block_terms(SCALED, call, input, start, n, NULL, 0, ref, to, pending, total);
 }
 
 /* The terms of elements that come as they are, or as mask and scale make them. */
 INLINE real direct_terms(const int is_changed, const fastce_call *call, const row_input *input,
                          ptrdiff_t start, ptrdiff_t n, const vreference *ref, real *to,
-                         const pending_row *pending, const real *pending_terms,
-                         wide_exact_sum *total)
+                         const pending_row *pending, wide_exact_sum *total)
 {
-    return is_changed ? changed_terms(call, input, start, n, ref, to, pending, pending_terms, total)
-                      : block_terms(AS_THEY_ARE, call, input, start, n, NULL, 0, ref, to, pending,
-                                    pending_terms, total);
+    return is_changed
+               ? changed_terms(call, input, start, n, ref, to, pending, total)
+               : block_terms(AS_THEY_ARE, call, input, start, n, NULL, 0, ref, to, pending, total);
 }
 
 #endif

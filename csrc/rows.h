@@ -153,7 +153,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
         wide_exact_sum sum = {splat_double(0), splat_double(0)};
         const real block_max
             = direct ? direct_terms(is_transformed(call), call, input, start, n, &vref, to, pending,
-                                    terms, &sum)
+                                    &sum)
                      : prepare_block(call, input, start, n, block, slopes, scratch->dense);
         if (input->is_even) add_quarters(input->x + start, n, &quarters);
         if (target >= start && target < start + n)
@@ -185,7 +185,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
                             *(const vreal *)(block + j), splat_double(max), w, &mass, &gap);
         if (!is_done)
             block_terms(AS_THEY_ARE, call, input, start, n, block, ref.shift, &vref, to,
-                        direct ? &nothing : pending, terms, &sum);
+                        direct ? &nothing : pending, &sum);
         if (has_top) {
             top_term = exp_term(max - ref.shift, &vref);
             double left = sum_of_lanes(&sum, top_term);
@@ -229,8 +229,7 @@ INLINE int short_row_terms(const int is_changed, const fastce_call *call, row_in
     const vreference vref = reference_at(splat(guess->power));
     real *to = terms ? terms : block;
     wide_exact_sum sum;
-    const real max
-        = direct_terms(is_changed, call, input, 0, n_classes, &vref, to, pending, terms, &sum);
+    const real max = direct_terms(is_changed, call, input, 0, n_classes, &vref, to, pending, &sum);
     pending->grad = NULL;
     if (!is_inside(guess, max)) return 0;
     const real top_term = exp_term(max, &vref);
@@ -345,15 +344,19 @@ static void finish_row(const fastce_call *call, row_worker *worker, const row_ru
     }
     worker->pending[r] = (pending_row){
         .grad = grad,
+        .terms = scratch.terms,
+        .n_classes = n_classes,
         .as_real = as_real,
         .streamed = stream ? n_classes - (ptrdiff_t)((uintptr_t)end % 64 / out_size) : 0,
-        .head = (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size) / out_size),
+        .head = stream ? (ptrdiff_t)(-(uintptr_t)grad % (VECTOR_BYTES / sizeof(real) * out_size)
+                                     / out_size)
+                       : 0,
         .factor = factor,
         .less = (real)less,
     };
     if (at_target - at_target != 0) { /* z-loss can make the factor 0 */
         worker->pending[r].streamed = 0;
-        write_pending(&worker->pending[r], scratch.terms, n_classes);
+        write_pending(&worker->pending[r]);
         put(grad, as_real, input->target, (real)(target_grad - less));
     }
 }
@@ -400,7 +403,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
         };
         const row_scratch scratch = worker->scratch[r];
         if (input->target < 0) { /* whatever the row holds, it is not read */
-            write_pending(&worker->pending[r], scratch.terms, call->n_classes);
+            write_pending(&worker->pending[r]);
             rows->max[r] = rows->shift[r] = rows->power[r] = rows->others[r] = 0;
             continue;
         }
@@ -452,8 +455,7 @@ static void row_batch(const fastce_call *call, row_worker *worker, const row_run
 
 static void finish_worker(const fastce_call *call, row_worker *worker)
 {
-    for (ptrdiff_t r = 0; r < worker->batch; r++)
-        write_pending(&worker->pending[r], worker->scratch[r].terms, call->n_classes);
+    for (ptrdiff_t r = 0; r < worker->batch; r++) write_pending(&worker->pending[r]);
     if (call->stream) store_fence();
 }
 

@@ -344,8 +344,8 @@ def test_every_size_and_number_of_threads_has_the_same_bits(n, dtype, isa, rng):
 
 
 def test_streaming_stores_have_the_same_bits(isa, rng):
-    """From 4 MB of gradient on, at any alignment; the elements around it stay."""
-    n = (1 << 20) + 77
+    """From 8 MB of gradient on, at any alignment; the elements around it stay."""
+    n = (1 << 21) + 77
     x = rng.normal(size=n).astype(np.float32)
     y = rng.integers(0, 2, n).astype(bool)
     for skip in (0, 1, 5):

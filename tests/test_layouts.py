@@ -467,11 +467,11 @@ def test_nothing_beyond_the_arrays_of_options_is_touched(isa, python):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("n_classes", [2, 3, 10, 33, 112, 224])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 33, 112, 224, 225, 1001])
 @pytest.mark.parametrize("offset", [0, 1, 5])
 def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtype, isa, rng):
-    """Few classes, so many rows that lines are streamed: they begin and end inside of lines."""
-    n_rows = (1 << 21) // n_classes + 77  # 4 MB of float16
+    """So many rows that lines are streamed: they begin and end inside of lines."""
+    n_rows = (1 << 22) // n_classes + 77  # 8 MB of float16
     x = rng.standard_normal((n_rows, n_classes)).astype(dtype)
     y = rng.integers(0, n_classes, n_rows)
     memory = np.full(x.size + 16, 7, dtype)
@@ -490,7 +490,7 @@ def test_gradients_past_the_caches_fill_their_rows_alone(n_classes, offset, dtyp
 )
 def test_a_large_narrower_out_in_every_second_place(dtype, out_dtype, isa):
     """No whole vectors fit there, and none is waited for."""
-    n = 4_200_000 // np.dtype(dtype).itemsize // 3
+    n = 8_400_000 // np.dtype(dtype).itemsize // 3
     x = np.random.default_rng(0).standard_normal((3, n)).astype(dtype)
     out = np.empty((3, 2 * n + 2), out_dtype)[:, 1::2][:, :n]
     y = np.zeros(n, int)
