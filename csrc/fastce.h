@@ -171,6 +171,7 @@ void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threa
 int fastce_use_threading(
     const char *name); /* "pool", "openmp" or "serial"; -1: not in this build */
 const char *fastce_threading(void);
+const char *fastce_backend(int i); /* of this build, from 0 on; NULL: there are no more */
 
 /* call.c: the yardsticks of the benchmarks on several threads; dst NULL: read, and return the
  * sum. */

@@ -196,13 +196,16 @@ __attribute__((constructor)) static void watch_forks(void)
     pthread_atfork(NULL, NULL, after_fork);
 }
 
+#if defined(_OPENMP)
+enum { N_BACKENDS = OPENMP + 1 };
+#else
+enum { N_BACKENDS = OPENMP };
+#endif
+
 int fastce_use_threading(const char *name)
 {
-    for (int i = SERIAL; i <= OPENMP; i++)
+    for (int i = 0; i < N_BACKENDS; i++)
         if (!strcmp(name, names[i])) {
-#if !defined(_OPENMP)
-            if (i == OPENMP) return -1;
-#endif
             used = (backend)i;
             return 0;
         }
@@ -212,6 +215,11 @@ int fastce_use_threading(const char *name)
 const char *fastce_threading(void)
 {
     return names[used];
+}
+
+const char *fastce_backend(int i)
+{
+    return i < N_BACKENDS ? names[i] : NULL;
 }
 
 void fastce_parallel(void (*task)(void *arg, int thread), void *arg, int n_threads)

@@ -289,7 +289,7 @@ static void start_worker(const fastce_call *call, int thread, row_worker *worker
 }
 
 /* What is left to do for row i of a run, lane r of the batch, after its epilogue. */
-static void finish_row(const fastce_call *call, row_worker *worker, const row_run *run, ptrdiff_t i,
+INLINE void finish_row(const fastce_call *call, row_worker *worker, const row_run *run, ptrdiff_t i,
                        ptrdiff_t r, int as_real, int stream, char *grad, char *hess)
 {
     row_tile *rows = &worker->rows;

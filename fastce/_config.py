@@ -36,7 +36,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     -------
     dict or None
         With ``mode="dicts"``: ``version``, ``compiler``, ``isa`` (``compiled``, ``found`` on this
-        CPU, ``used``) and ``threading`` (``backend``, ``n_threads``, ``source``).
+        CPU, ``used``) and ``threading`` (``compiled``, ``backend``, ``n_threads``,
+        ``source``).
 
     Raises
     ------
@@ -62,6 +63,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
             "used": _kernel.isa(),
         },
         "threading": {
+            "compiled": list(_kernel.threadings()),
             "backend": _kernel.threading(),
             "n_threads": _threads.get_num_threads(),
             "source": _threads.thread_source(),

@@ -67,6 +67,7 @@ cdef extern from "fastce.h" nogil:
     double fastce_stream(const fastce_kernels *, const void *, void *, ptrdiff_t, int) noexcept
     int fastce_use_threading(const char *) noexcept
     const char *fastce_threading() noexcept
+    const char *fastce_backend(int) noexcept
     const char *fastce_compiler() noexcept
     enum:
         FASTCE_F32, FASTCE_F64, FASTCE_F16, FASTCE_BF16
@@ -147,12 +148,21 @@ def threading():
     return fastce_threading().decode()
 
 
+def threadings():
+    """The names of what can run threads in this build."""
+    cdef int i = 0
+    names = []
+    while fastce_backend(i) is not NULL:
+        names.append(fastce_backend(i).decode())
+        i += 1
+    return tuple(names)
+
+
 def use_threading(name):
     """Run threads this way from now on: "pool", "openmp" or "serial"; returns the former name."""
     former = threading()
     if not isinstance(name, str) or fastce_use_threading(name.encode()):
-        raise ValueError(f"threading is {name!r}, expected 'pool', 'openmp' (where the compiler "
-                         "had it) or 'serial'")
+        raise ValueError(f"threading is {name!r}, expected one of {threadings()}")
     return former
 
 

@@ -143,15 +143,13 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _load_data(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from fastce.mlp import load_mnist
-
-    folder = arguments.data
+def _data_folder(arguments: argparse.Namespace) -> str | os.PathLike[str] | None:
+    folder: str | None = arguments.data
     if arguments.download:
         from fastce.mlp.download import download_mnist
 
-        folder = download_mnist(say=_say)
-    return load_mnist(folder)
+        return download_mnist(say=_say)
+    return folder
 
 
 @contextmanager
@@ -170,6 +168,7 @@ def _progress(title: str, n_rows: int) -> Iterator[Callable[[int], object] | Non
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from fastce.mlp import load_mnist
     from fastce.mlp.run import train
 
     if arguments.threads is not None:
@@ -178,7 +177,7 @@ def _train(arguments: argparse.Namespace) -> None:
         except (ValueError, OverflowError) as error:
             raise ValueError(f"--threads: {error}") from None
     last = train(
-        _load_data(arguments),
+        load_mnist(_data_folder(arguments)),
         arguments.out,
         hidden=arguments.hidden,
         epochs=arguments.epochs,
@@ -195,9 +194,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from fastce.mlp import MLPClassifier
+    from fastce.mlp.mnist import load_test_set
 
     classifier = MLPClassifier.load(arguments.model)
-    _, _, X_test, y_test = _load_data(arguments)
+    X_test, y_test = load_test_set(_data_folder(arguments))
     try:
         result = classifier.evaluate(X_test, y_test)
     except ValueError as error:

@@ -71,6 +71,19 @@ def test_show_config_tells_what_runs(isa, capsys):
         assert value in printed
 
 
+def test_show_config_tells_which_threads_there_are():
+    threading = fastce.show_config(mode="dicts")["threading"]
+    assert set(threading["compiled"]) - {"openmp"} == {"pool", "serial"}
+    used = threading["backend"]
+    for name in threading["compiled"]:
+        fastce._kernel.use_threading(name)
+        assert fastce.show_config(mode="dicts")["threading"]["backend"] == name
+    assert fastce._kernel.use_threading(used) == name
+    for name in {"openmp", "threads"} - set(threading["compiled"]):
+        with pytest.raises(ValueError, match=f"threading is '{name}', expected one of .*pool"):
+            fastce._kernel.use_threading(name)
+
+
 def test_show_config_tells_where_the_thread_count_came_from(python):
     code = "import fastce; print(fastce.show_config('dicts')['threading']['source'])"
     assert python(code, FASTCE_NUM_THREADS="2").stdout == "FASTCE_NUM_THREADS\n"

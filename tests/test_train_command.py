@@ -78,6 +78,9 @@ def test_train_prints_and_leaves_what_it_should(tmp_path, data, run):
     assert shown[0].split() == ["rows", str(len(y_test))]
     assert len(shown) > 10  # a line for each class
     assert run("evaluate", out / "model.npz", "--data", data) == (0, [*shown, final], [])
+    for training_file in data.glob("train-*"):
+        training_file.unlink()
+    assert run("evaluate", out / "model.npz", "--data", data) == (0, [*shown, final], [])
 
 
 def test_flags_reach_the_classifier(tmp_path, data, run):

@@ -71,6 +71,10 @@ def _read_images(path: Path) -> np.ndarray:
     return X
 
 
+def _folder(path: str | os.PathLike[str] | None) -> Path:
+    return EMBEDDED if path is None else as_path(path, "a folder")
+
+
 def load_mnist(
     path: str | os.PathLike[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -111,7 +115,7 @@ def load_mnist(
     >>> y[:5].tolist()
     [5, 1, 3, 6, 1]
     """
-    folder = EMBEDDED if path is None else as_path(path, "a folder")
+    folder = _folder(path)
     image_files = [_find(folder, name) for name in IMAGES]
     label_files = [_find(folder, name) for name in LABELS]
     train_shape, test_shape = map(_check_headers, image_files, label_files)
@@ -124,3 +128,12 @@ def load_mnist(
     y, y_test = map(_read_labels, label_files)
     X, X_test = map(_read_images, image_files)
     return X, y, X_test, y_test
+
+
+def load_test_set(path: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The last two arrays of `load_mnist`, for whose sake no training file is read or needed."""
+    folder = _folder(path)
+    images, labels = _find(folder, IMAGES[1]), _find(folder, LABELS[1])
+    _check_headers(images, labels)
+    y_test = _read_labels(labels)
+    return _read_images(images), y_test
