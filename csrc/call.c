@@ -105,6 +105,29 @@ int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double
     return failed ? -1 : 0;
 }
 
+static void run_distill(void *arg, int thread)
+{
+    fastce_distillation *call = arg;
+    call->kernels->distill(call, thread);
+}
+
+int fastce_run_distillation(fastce_distillation *call, int n_threads)
+{
+    enum { CHUNK_ELEMENTS = 4096, PAD = 8 /* doubles of 64 bytes */ };
+    const ptrdiff_t rows = CHUNK_ELEMENTS / call->n_classes;
+    call->chunk_rows = rows < 1 ? 1 : rows;
+    const ptrdiff_t n_chunks = (call->n_rows + call->chunk_rows - 1) / call->chunk_rows;
+    n_threads = useful_threads(n_threads, n_chunks);
+    call->scratch_size = 3 * ((call->n_classes + PAD - 1) / PAD * PAD);
+    void *scratch = malloc((size_t)call->scratch_size * sizeof(double) * (size_t)n_threads + 64);
+    if (!scratch) return -1;
+    call->scratch = (double *)(((uintptr_t)scratch + 63) / 64 * 64);
+    share(&call->work, n_chunks, n_threads, 0);
+    fastce_parallel(run_distill, call, n_threads);
+    free(scratch);
+    return 0;
+}
+
 typedef struct {
     const fastce_kernels *kernels;
     const char *src;

@@ -361,7 +361,7 @@ INLINE vdouble exp_nonpositive(vdouble x)
     return (vdouble)((vlong)exp_double(not_below(-700, x)) & ~(x < -700));
 }
 
-/* e^x - 1 in double for x <= 0, without cancellation: 2^n (e^r - 1) + (2^n - 1). */
+/* e^x - 1 in double for x < 700, without cancellation: 2^n (e^r - 1) + (2^n - 1). */
 INLINE vdouble expm1_double(vdouble x)
 {
     vlong biased;

@@ -128,6 +128,24 @@ typedef struct fastce_binary_call {
     const struct fastce_kernels *kernels;
 } fastce_binary_call;
 
+/* One call of a student and its teacher: contiguous rows of floats or doubles. */
+typedef struct fastce_distillation {
+    ptrdiff_t n_rows, n_classes;
+    const void *student, *teacher;
+    void *grad; /* NULL: not wanted */
+    int student_elem, teacher_elem, grad_elem;
+    double temperature;
+    const uint8_t *is_there; /* [n_rows]; 0: the row is not read, and its gradient is 0 */
+    const double *slopes;    /* [n_rows]: what multiplies a row's p - q */
+    double *divergences;     /* [n_rows], of q from p; -1: left to the caller, as is its gradient */
+
+    ptrdiff_t chunk_rows;
+    double *scratch; /* [n_threads][scratch_size], aligned to 64 bytes */
+    ptrdiff_t scratch_size;
+    fastce_work work;
+    const struct fastce_kernels *kernels;
+} fastce_distillation;
+
 /* The kernels of one dtype, compiled for one ISA. */
 typedef struct fastce_kernels {
     /* Fills in the work. */
@@ -143,6 +161,8 @@ typedef struct fastce_kernels {
     void (*plan_binary)(fastce_binary_call *call);
     void (*check_binary)(fastce_binary_call *call, int thread);
     void (*binary)(fastce_binary_call *call, int thread);
+
+    void (*distill)(fastce_distillation *call, int thread); /* doubles have it */
 
     void (*adam_step)(void *params, const void *grad, void *first_moment, void *second_moment,
                       ptrdiff_t n, double step_size, double beta_1, double beta_2, double epsilon,
@@ -163,6 +183,7 @@ extern const fastce_isa fastce_isas[]; /* fastest first; the last one has no nam
  * is no memory; then nothing has been written. */
 int fastce_run(fastce_call *call, int n_threads, double *loss_sum);
 int fastce_run_binary(fastce_binary_call *call, int check, int n_threads, double *sum);
+int fastce_run_distillation(fastce_distillation *call, int n_threads);
 
 /* parallel.c: the only file with threads.  Runs task(arg, thread) on the caller's thread as number
  * 0 and on up to n_threads - 1 others; returns when all that have begun are done.  It may run on

@@ -3,6 +3,7 @@
  * and nothing else, or the linker could keep an AVX-512 copy of a shared function for all. */
 #include "binary.h"
 #include "columns.h"
+#include "distillation.h"
 #include "gather.h"
 #include "optimizer.h"
 #include "stream.h"
@@ -80,6 +81,9 @@ const fastce_kernels TABLE = {
     .plan_binary = plan_binary,
     .check_binary = check_binary,
     .binary = compute_binary,
+#if defined(FASTCE_f64)
+    .distill = distill,
+#endif
     .adam_step = adam_step,
     .stream_copy = stream_copy,
     .stream_read = stream_read,

@@ -1,4 +1,4 @@
-"""A student's loss against a teacher's logits: plain NumPy in float64, block by block."""
+"""A student's loss against a teacher's logits, in float64. Its rows are csrc/distillation.h."""
 
 from typing import Any, Literal
 
@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastce import _kernel
-from fastce._primitives import log_softmax, softmax
+from fastce._primitives import log_softmax
 
 Array = NDArray[Any]
 
-BLOCK = 1 << 16  # logits at a time: the half dozen temporaries of float64 stay in L2 and L3
+BLOCK = 1 << 20  # logits at a time: what has to be converted first takes 8 MB at most
 
 
 def distillation_loss(
@@ -135,8 +135,7 @@ def _distill(
     T = _kernel.check_number(temperature, "temperature", 1e-30, True, 1e30)
     class_axis = _kernel.check_class_axis(axis, s, "student")
     _kernel.check_reduction(reduction)
-    if n_threads is not None:
-        _kernel.check_threads(n_threads)
+    threads = _kernel.get_num_threads() if n_threads is None else _kernel.check_threads(n_threads)
     shape, n_classes = s.shape[:class_axis] + s.shape[class_axis + 1 :], s.shape[class_axis]
     n_rows = s.size // n_classes
     weights = np.ones(n_rows)
@@ -157,16 +156,24 @@ def _distill(
     step = max(1, BLOCK // n_classes)
     for start in range(0, n_rows, step):
         block = slice(start, start + step)
-        there = weights[block] != 0
-        divergences, differences = _divergences(
-            s_rows[block].astype(np.float64, order="C"),
-            t_rows[block].astype(np.float64, order="C"),
-            T,
-            n_threads,
-        )
+        there, slopes = weights[block] != 0, T * factors[block]
+        s_block, t_block = _as_floats(s_rows[block]), _as_floats(t_rows[block])
+        slope_block = None
+        if grad is not None:
+            own = grad.dtype in (np.float32, np.float64)
+            slope_block = grad[block] if own else np.empty(s_block.shape, np.float32)
+        divergences = _kernel.distill(s_block, t_block, T, there, slopes, slope_block, threads)
+        rare = divergences == -1
+        if rare.any():
+            divergences[rare], differences = _of_logarithms(
+                log_softmax(_softened(s_block[rare], T), n_threads=threads),
+                log_softmax(_softened(t_block[rare], T), n_threads=threads),
+            )
+            if slope_block is not None:
+                slope_block[rare] = slopes[rare, None] * differences
         losses[block] = np.where(there, T * T * weights[block] * divergences, 0)
         if grad is not None:
-            grad[block] = np.where(there[:, None], T * factors[block, None] * differences, 0)
+            grad[block] = slope_block
 
     real = np.float64 if s.dtype == np.float64 else np.float32
     loss: Any = real(losses.sum() / divisor) if divisor else real(np.nan)
@@ -178,54 +185,20 @@ def _distill(
     return loss, np.ascontiguousarray(np.moveaxis(grad.reshape(moved), -1, class_axis))
 
 
-def _divergences(
-    s: Array, t: Array, temperature: float, n_threads: int | None
-) -> tuple[Array, Array]:
-    """KL(q || p) of rows, and p - q.
-
-    From the differences of logits: those of logarithms are noise where student and teacher, or all
-    classes at a high temperature, are alike. What all of a row differ alike is taken out first, by
-    a two-sum (Knuth), so that offsets cost no digits.
-    """
-    p = softmax(_softened(s, temperature), n_threads=n_threads)
-    u = t - s
-    back = u - t
-    lost = (t - (u - back)) - (s + back)
-    u = (u - np.take_along_axis(u, p.argmax(axis=1)[:, None], axis=1)) + lost
-    hidden = np.isneginf(s) & np.isneginf(t)
-    u = np.where(hidden, 0, u / temperature)
-    v = u - (p * u).sum(axis=1, keepdims=True)
-    divergences, differences = _of_differences(p, v)
-    rare = ~((abs(v) < 500) & ((p > 0) | hidden)).all(axis=1)
-    if rare.any():
-        divergences[rare], differences[rare] = _of_logarithms(
-            log_softmax(_softened(s[rare], temperature), n_threads=n_threads),
-            log_softmax(_softened(t[rare], temperature), n_threads=n_threads),
-        )
-    return divergences, differences
+def _as_floats(z: Array) -> Array:
+    """float32 or float64, contiguous; halves are float32."""
+    return np.ascontiguousarray(z, np.float64 if z.dtype == np.float64 else np.float32)
 
 
 def _softened(z: Array, temperature: float) -> Array:
     """Logits over the temperature, from the largest on, for those of 1e290 overflow at 1e-30."""
-    result: Array = (z - z.max(axis=1, keepdims=True)) / temperature
+    wide = z.astype(np.float64)
+    result: Array = (wide - wide.max(axis=1, keepdims=True)) / temperature
     return result
 
 
-def _of_differences(p: Array, v: Array) -> tuple[Array, Array]:
-    """With q proportional to p exp(v): q = p (1 + m), where m = expm1(d) and d = log(q / p)."""
-    m = np.expm1(v)
-    total = (p * m).sum(axis=1, keepdims=True)
-    d = v - np.log1p(total)
-    m = (m - total) / (1 + total)
-    q, differences = p * (1 + m), -p * m
-    # q (d + expm1(-d)), which cancels near 0: there by its series, whose next term is 5e-17 of it
-    series = d * d * (1 / 2 - d * (1 / 6 - d * (1 / 24 - d * (1 / 120 - d * (1 / 720 - d / 5040)))))
-    terms = np.where(abs(d) < 1e-2, q * series, q * d + differences)
-    return terms.sum(axis=1), differences
-
-
 def _of_logarithms(log_p: Array, log_q: Array) -> tuple[Array, Array]:
-    """The same where classes are hidden by one of both, or far apart."""
+    """KL(q || p) of rows and p - q, where classes are hidden by one of both, or far apart."""
     p, q = np.exp(log_p), np.exp(log_q)
     d = log_q - log_p
     terms = np.where(abs(d) < 1, q * (d + np.expm1(-d)), q * d + (p - q))

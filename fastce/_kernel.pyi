@@ -100,6 +100,15 @@ def binary_loss(
     upstream: ArrayLike | None,
     n_threads: int | None,
 ) -> Any: ...
+def distill(
+    student: NDArray[Any],
+    teacher: NDArray[Any],
+    temperature: float,
+    is_there: NDArray[Any],
+    slopes: NDArray[Any],
+    grad: NDArray[Any] | None,
+    threads: int,
+) -> NDArray[Any]: ...
 def adam_step(
     params: NDArray[Any],
     grad: NDArray[Any],

@@ -52,6 +52,17 @@ cdef extern from "fastce.h" nogil:
         int out_elem, target_kind, is_focal, has_wrong
         double gamma, one_factor, zero_factor, smoothing, grad_scale
         const fastce_kernels *kernels
+    ctypedef struct fastce_distillation:
+        ptrdiff_t n_rows, n_classes
+        const void *student
+        const void *teacher
+        void *grad
+        int student_elem, teacher_elem, grad_elem
+        double temperature
+        const unsigned char *is_there
+        const double *slopes
+        double *divergences
+        const fastce_kernels *kernels
     ctypedef struct fastce_kernels:
         void (*plan)(fastce_call *) noexcept nogil
         ptrdiff_t (*check_targets)(const fastce_call *, double *) noexcept nogil
@@ -64,6 +75,7 @@ cdef extern from "fastce.h" nogil:
     const fastce_isa fastce_isas[]
     int fastce_run(fastce_call *, int, double *) noexcept
     int fastce_run_binary(fastce_binary_call *, int, int, double *) noexcept
+    int fastce_run_distillation(fastce_distillation *, int) noexcept
     double fastce_stream(const fastce_kernels *, const void *, void *, ptrdiff_t, int) noexcept
     int fastce_use_threading(const char *) noexcept
     const char *fastce_threading() noexcept
@@ -83,8 +95,10 @@ cdef extern from "fastce.h" nogil:
 cdef enum: ELEMENTS_PER_THREAD = 16384
 # Below about 10 microseconds of work, giving up the GIL costs more than others could win.
 cdef enum: ELEMENTS_WITH_GIL = 32768
-# An element of a binary loss, in double and with a logarithm of its own, costs as much as these.
+# An element of a binary loss, in double and with a logarithm of its own, or of a student and its
+# teacher costs as much as these.
 cdef enum: COST_OF_BINARY = 8
+cdef enum: COST_OF_DISTILLATION = 8
 
 # An OpenMP runtime that cannot start its threads ends the process.
 cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
@@ -1171,6 +1185,40 @@ cdef object _wrong_binary_target(object targets, bint soft, object where, object
     at = np.unravel_index(np.argmax(wrong), targets.shape)
     return ValueError(f"targets{_place(at)} is {targets[at]}, "
                       f"{'outside [0, 1]' if soft else 'neither 0 nor 1'}")
+
+
+# ---- a student and its teacher --------------------------------------------------------------
+
+def distill(cnp.ndarray student not None, cnp.ndarray teacher not None, double temperature,
+            cnp.ndarray is_there not None, cnp.ndarray slopes not None, cnp.ndarray grad,
+            int threads):
+    """The divergences of rows, and in grad, if there is one, slopes * (p - q).
+
+    Contiguous: float32 or float64 of one shape (rows, classes), bools and float64 of (rows,). A
+    divergence of -1 is left to the caller, with its row of grad.
+    """
+    cdef fastce_distillation call
+    cdef int failed
+    cdef cnp.ndarray divergences = np.empty(cnp.PyArray_DIM(student, 0))
+    cdef ptrdiff_t size = cnp.PyArray_SIZE(student) * COST_OF_DISTILLATION
+    memset(&call, 0, sizeof(call))
+    call.kernels = _isa.kernels[FASTCE_F64]
+    call.n_rows, call.n_classes = cnp.PyArray_DIM(student, 0), cnp.PyArray_DIM(student, 1)
+    call.student, call.teacher = cnp.PyArray_DATA(student), cnp.PyArray_DATA(teacher)
+    call.student_elem, call.teacher_elem = _elem_of(student), _elem_of(teacher)
+    if grad is not None:
+        call.grad, call.grad_elem = cnp.PyArray_DATA(grad), _elem_of(grad)
+    call.temperature = temperature
+    call.is_there = <const unsigned char *>cnp.PyArray_DATA(is_there)
+    call.slopes = <const double *>cnp.PyArray_DATA(slopes)
+    call.divergences = <double *>cnp.PyArray_DATA(divergences)
+    if threads > size / ELEMENTS_PER_THREAD:
+        threads = <int>(size / ELEMENTS_PER_THREAD)
+    with nogil:
+        failed = fastce_run_distillation(&call, threads)
+    if failed:
+        raise MemoryError("no memory for three rows of float64 per thread")
+    return divergences
 
 
 # ---- the trainer's step, the benchmarks' yardsticks --------------------------------------------

@@ -30,7 +30,7 @@ def exact(student, teacher, temperature):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize(("n_rows", "n_classes"), [(40, 7), (3, 70000), (300, 500)])
-def test_value_and_gradient(rng, temperature, n_rows, n_classes):
+def test_value_and_gradient(isa, rng, temperature, n_rows, n_classes):
     student, teacher = 3 * rng.normal(size=(2, n_rows, n_classes))
     losses, grad = exact(student, teacher, temperature)
     options = {"temperature": temperature, "reduction": "none"}
@@ -60,13 +60,18 @@ def to_any_digit(student, teacher, temperature):
         return float(loss), [float(T * (a - b)) for a, b in zip(p, q, strict=True)]
 
 
-@given(st.floats(-15, 0.5), st.floats(-1, 30), st.floats(0, 1e6), st.integers(0, 2**32 - 1))
-def test_small_losses_keep_their_digits(distance, power, offset, seed):
+@given(
+    st.sampled_from(fastce._kernel.isas()),
+    st.floats(-15, 0.5), st.floats(-1, 30), st.floats(0, 1e6), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_small_losses_keep_their_digits(isa, distance, power, offset, seed):
     """A student near its teacher, or a high temperature, where the sum of q log(q / p) is noise."""
     rng = np.random.default_rng(seed)
     teacher = rng.normal(size=9)
     student = teacher + 10.0**distance * rng.normal(size=9) + offset
+    used = fastce._kernel.use_isa(isa)
     found, grad = fastce.distillation_loss_with_grad(student, teacher, temperature=10.0**power)
+    fastce._kernel.use_isa(used)
     loss, slopes = to_any_digit(student, teacher, 10.0**power)
     # Beyond that near rows end, where logarithms of 2 and more differ by 1 and more.
     assert found == pytest.approx(loss, rel=2e-14)
@@ -85,7 +90,54 @@ def test_float32_is_computed_in_double(rng):
     assert (half[0].dtype, half[1].dtype) == (np.float32, np.float16)
 
 
-def test_hidden_classes():
+@pytest.mark.parametrize("dtypes", ["ff", "fd", "df", "dd", "ef", "ed"])
+@pytest.mark.parametrize("n_classes", [*range(1, 20), 33, 1000])
+def test_any_number_of_classes_of_any_dtypes(isa, rng, n_classes, dtypes):
+    """Rows do not depend on how many there are, on threads, on dtypes, or on their neighbours."""
+    student, teacher = (
+        rng.normal(size=(333, n_classes)).astype(np.float16).astype(dtype) for dtype in dtypes
+    )
+    losses, slopes = exact(student, teacher, 2.0)
+    options = {"temperature": 2.0, "reduction": "none"}
+    found, grad = fastce.distillation_loss_with_grad(student, teacher, n_threads=1, **options)
+    assert grad.dtype == student.dtype
+    eps = np.finfo(found.dtype).eps
+    np.testing.assert_allclose(found, losses.astype(float), rtol=max(eps, 1e-14), atol=1e-30)
+    np.testing.assert_allclose(
+        grad.astype(float), slopes.astype(float), atol=1e-7 if student.dtype == "e" else 1e-15,
+        rtol=max(float(np.finfo(grad.dtype).eps), 1e-13),
+    )  # fmt: skip
+    for n_threads in (2, 5):
+        again = fastce.distillation_loss_with_grad(student, teacher, n_threads=n_threads, **options)
+        np.testing.assert_array_equal(again[0], found)
+        np.testing.assert_array_equal(again[1], grad)
+    some = fastce.distillation_loss_with_grad(student[100:103], teacher[100:103], **options)
+    np.testing.assert_array_equal(some[0], found[100:103])
+    np.testing.assert_array_equal(some[1], grad[100:103])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rare_rows_among_others(isa, rng, dtype):
+    """Those that are far apart are computed elsewhere, and land where they belong."""
+    student, teacher = (10 * rng.normal(size=(50, 9))).astype(dtype), np.zeros((50, 9), dtype)
+    student[::7, 3] = -600
+    teacher[3::7, 4] = 700
+    student[5::7, 2], teacher[5::7, 2] = -np.inf, -np.inf
+    losses, slopes = exact(student, teacher, 0.5)
+    found, grad = fastce.distillation_loss_with_grad(
+        student, teacher, temperature=0.5, reduction="none"
+    )
+    both = np.arange(50) % 7 == 5  # the oracle has no -inf in both
+    hidden = np.delete(np.arange(9), 2)
+    losses[both], rest = exact(student[both][:, hidden], teacher[both][:, hidden], 0.5)
+    slopes[both] = 0
+    slopes[np.ix_(both, hidden)] = rest
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(found, losses.astype(float), rtol=max(eps, 1e-13))
+    np.testing.assert_allclose(grad, slopes.astype(float), rtol=max(eps, 1e-12), atol=1e-15)
+
+
+def test_hidden_classes(isa):
     """A class that both hide is not there; one that the teacher hides costs the student its p."""
     inf = np.inf
     student = np.array([[1.0, 2, -inf], [1, 2, 3], [1, 2, -inf], [np.nan, 0, 0]])
