@@ -19,15 +19,24 @@ static void read_as_doubles(const void *x, int elem, ptrdiff_t first, ptrdiff_t 
     for (ptrdiff_t j = n; j % LANES; j++) to[j] = -__builtin_inf();
 }
 
+/* What the teacher's logits y are above the student's x, and what that lost to rounding (Knuth). */
+INLINE vdouble difference(vdouble y, vdouble x, vdouble *lost)
+{
+    const vdouble u = y - x, back = u - y;
+    *lost = (y - (u - back)) - (x + back);
+    return u;
+}
+
 /* The largest of n student's logits and, at its class, what the teacher's is above it. */
-static double largest_of(const double *s, const double *t, ptrdiff_t n, double *above)
+static double largest_of(const double *s, const double *t, ptrdiff_t n, vdouble *above,
+                         vdouble *lost)
 {
     vdouble largest = splat(-__builtin_inf());
     for (ptrdiff_t j = 0; j < n; j += LANES) largest = maximum(load_real(s + j), largest);
     const double top = largest_lane(largest);
     ptrdiff_t k = 0;
     while (k < n - 1 && s[k] != top) k++;
-    *above = t[k] - s[k];
+    *above = difference(splat(t[k]), splat(s[k]), lost);
     return top;
 }
 
@@ -51,10 +60,11 @@ static double divergence_of_row(const fastce_distillation *call, ptrdiff_t row, 
 {
     const ptrdiff_t n = call->n_classes;
     const double inverse_T = 1 / call->temperature;
-    double *s = scratch, *t = s + size, *m = t + size, above;
+    double *s = scratch, *t = s + size, *m = t + size;
+    vdouble above, above_lost;
     read_as_doubles(call->student, call->student_elem, row * n, n, s);
     read_as_doubles(call->teacher, call->teacher_elem, row * n, n, t);
-    const double top = largest_of(s, t, n, &above);
+    const double top = largest_of(s, t, n, &above, &above_lost);
     const vdouble hidden_logit = splat(-__builtin_inf());
     vlong is_rare = {0};
     wide_exact_sum total = {splat(0), splat(0)}, excess = total, divergence = total;
@@ -64,9 +74,10 @@ static double divergence_of_row(const fastce_distillation *call, ptrdiff_t row, 
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         const vdouble x = load_real(s + j), y = load_real(t + j);
         const vdouble e = exp_nonpositive((x - top) * inverse_T);
-        const vdouble u = y - x, back = u - y, lost = (y - (u - back)) - (x + back);
+        vdouble lost;
+        const vdouble u = difference(y, x, &lost), d = (u - above) + (lost - above_lost);
         const vlong is_hidden = (x == hidden_logit) & (y == hidden_logit);
-        const vdouble v = (vdouble)((vlong)(((u - above) + lost) * inverse_T) & ~is_hidden);
+        const vdouble v = (vdouble)((vlong)(d * inverse_T) & ~is_hidden);
         is_rare |= (e == 0) & ~is_hidden;
         add_wide(&total, e);
         mean += e * v;

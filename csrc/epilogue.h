@@ -77,7 +77,8 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble p, vdoub
     }
     case FASTCE_GENERALIZED:
         *slope = exp_nonpositive(ce * -alpha);
-        return expm1_double(ce * -alpha) / -alpha;
+        /* ce itself where it is no more than that to the last bit, for the product may underflow */
+        return select_double(ce * alpha < 0x1p-54, ce, expm1_double(ce * -alpha) / -alpha);
     case FASTCE_SYMMETRIC:
         *slope = p * beta + alpha;
         return (alpha != 0 ? ce * alpha : splat_double(0)) + rest * beta;

@@ -1,5 +1,6 @@
 """A student's loss against a teacher's logits, in float64. Its rows are csrc/distillation.h."""
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -165,9 +166,8 @@ def _distill(
         divergences = _kernel.distill(s_block, t_block, T, there, slopes, slope_block, threads)
         rare = divergences == -1
         if rare.any():
-            divergences[rare], differences = _of_logarithms(
-                log_softmax(_softened(s_block[rare], T), n_threads=threads),
-                log_softmax(_softened(t_block[rare], T), n_threads=threads),
+            divergences[rare], differences = _rare_rows(
+                s_block[rare].astype(np.float64), t_block[rare].astype(np.float64), T, threads
             )
             if slope_block is not None:
                 slope_block[rare] = slopes[rare, None] * differences
@@ -190,16 +190,34 @@ def _as_floats(z: Array) -> Array:
     return np.ascontiguousarray(z, np.float64 if z.dtype == np.float64 else np.float32)
 
 
-def _softened(z: Array, temperature: float) -> Array:
-    """Logits over the temperature, from the largest on, for those of 1e290 overflow at 1e-30."""
-    wide = z.astype(np.float64)
-    result: Array = (wide - wide.max(axis=1, keepdims=True)) / temperature
-    return result
+def _rare_rows(s: Array, t: Array, temperature: float, threads: int) -> tuple[Array, Array]:
+    """KL(q || p) of rows and p - q, where a class is hidden by one of both, or far apart.
 
-
-def _of_logarithms(log_p: Array, log_q: Array) -> tuple[Array, Array]:
-    """KL(q || p) of rows and p - q, where classes are hidden by one of both, or far apart."""
+    Such classes have nothing to cancel, and are computed from the logarithms of p and q; the others
+    as in the kernel, from the differences of logits. What those have in common, the logarithm of 1
+    + excess, takes what both kinds have of p and of q.
+    """
+    log_p, log_q = (
+        log_softmax((z - z.max(axis=1, keepdims=True)) / temperature, n_threads=threads)
+        for z in (s, t)
+    )
     p, q = np.exp(log_p), np.exp(log_q)
-    d = log_q - log_p
-    terms = np.where(abs(d) < 1, q * (d + np.expm1(-d)), q * d + (p - q))
-    return np.where(q == 0, p, terms).sum(axis=1), p - q  # 0 log 0 = 0
+    u = t - s
+    back = u - t
+    lost = (t - (u - back)) - (s + back)
+    top = p.argmax(axis=1)[:, None]
+    u, lost = (x - np.take_along_axis(x, top, axis=1) for x in (u, lost))
+    v = (u + lost) / temperature
+    near = (abs(v) < 500) & (p > 0) & (q > 0)
+    m = np.expm1(np.where(near, v, 0))
+    far_p, far_q = (np.where(near, 0, x).sum(axis=1, keepdims=True) for x in (p, q))
+    near_q = np.where(near, q, 0).sum(axis=1, keepdims=True)
+    excess = ((p * m).sum(axis=1, keepdims=True) - far_p + far_q) / near_q
+    near &= excess < 1e300  # else those near are of no weight in q
+    d = np.where(near, v - np.log1p(excess), log_q - log_p)
+    differences = np.where(near, p * ((excess - m) / (1 + excess)), p - q)
+    series = np.full_like(d, 1 / math.factorial(10))
+    for k in range(9, 1, -1):
+        series = 1 / math.factorial(k) - d * series
+    terms = np.where(abs(d) < 0.1, q * d * d * series, q * d + differences)
+    return np.where(q == 0, p, terms).sum(axis=1), differences  # 0 log 0 = 0

@@ -142,8 +142,8 @@ def evaluate(
     # a confidence of exactly k / 15 belongs to the bin that it closes; NaN makes the sum NaN anyway
     confidence = np.nan_to_num(stats["confidence"])
     bins = np.clip(np.ceil(confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
-    gaps = np.bincount(bins, weights=weight * (right - stats["confidence"]), minlength=N_BINS)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
+        gaps = np.bincount(bins, weights=weight * (right - stats["confidence"]), minlength=N_BINS)
         loss = mean(stats["loss"])
         total = per_class(np.ones(len(stats)))
         return Evaluation(

@@ -109,6 +109,7 @@ def distill(
     grad: NDArray[Any] | None,
     threads: int,
 ) -> NDArray[Any]: ...
+def check_out_for_rows(out: NDArray[Any], shape: tuple[int, ...], logits: ArrayLike) -> None: ...
 def adam_step(
     params: NDArray[Any],
     grad: NDArray[Any],

@@ -250,8 +250,13 @@ cdef object _as_array(object values, str name, str what="an array of numbers"):
         raise TypeError(f"{name} must be {what}, got a masked array, whose mask would be lost")
     try:
         return np.asarray(values)
+    except MemoryError:
+        raise
     except ValueError as error:
         raise ValueError(f"{name} must be {what}: {error}") from None
+    except Exception as error:  # of another library's __array__
+        text = " ".join(str(error).split())
+        raise TypeError(f"{name} must be {what}: {text}") from None
 
 
 def check_array(values, name, what):
@@ -380,34 +385,38 @@ def check_weights(weights, name, shape):
     return _as_weights(weights, name, shape)
 
 
-cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str name="logits"):
-    """out as the buffer for grad: right in shape and dtype, writable, and sharing no memory with
-    the logits unless it is the logits themselves. given: what they were made of."""
+cdef cnp.ndarray _check_buffer(object out, tuple shape, str whose):
+    """out as a buffer for results: right in shape and dtype, writable, all elements apart."""
     if not cnp.PyArray_Check(out):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     cdef cnp.ndarray array = <cnp.ndarray>out
-    cdef int i
-    cdef bint same
     if _elem_of(array) < 0:
         raise TypeError("out must be float16, bfloat16, float32 or float64, got "
                         + _kind_name(out))
     if not cnp.PyArray_CheckExact(out) and isinstance(out, np.ma.MaskedArray):
         raise TypeError("out must be a plain array, got a masked one")
-    if not cnp.PyArray_SAMESHAPE(array, logits):
-        raise ValueError(f"out must have the shape of {name} {(<object>logits).shape}, "
-                         f"got {out.shape}")
+    if out.shape != shape:
+        raise ValueError(f"out must have {whose} {shape}, got {out.shape}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError("out must be writable, got a read-only array")
     if not cnp.PyArray_ISBEHAVED(array):
         raise ValueError("out must be aligned and of native byte order, got "
                          + (f"byte order {out.dtype.byteorder!r}"
                             if cnp.PyArray_ISALIGNED(array) else "an unaligned array"))
-    same = (_elem_of(array) == _elem_of(logits)
-            and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits))
-    for i in range(cnp.PyArray_NDIM(array)):
-        same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
     if _overlaps_itself(array):
         raise ValueError(f"out must not repeat its elements, got strides {out.strides}")
+    return array
+
+
+cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str name="logits"):
+    """out as the buffer for grad, sharing no memory with the logits unless it is the logits
+    themselves. given: what they were made of."""
+    cdef cnp.ndarray array = _check_buffer(out, (<object>logits).shape, "the shape of " + name)
+    cdef int i
+    cdef bint same = (_elem_of(array) == _elem_of(logits)
+                      and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits))
+    for i in range(cnp.PyArray_NDIM(array)):
+        same = same and cnp.PyArray_STRIDE(array, i) == cnp.PyArray_STRIDE(logits, i)
     if not same and _share_memory(array, _given_array(given, logits)):
         raise ValueError(f"out must be {name} itself or share no memory with it")
     return array
@@ -818,6 +827,15 @@ cdef int _class_axis(object axis, cnp.ndarray logits, str name="logits") except 
     return class_axis
 
 
+def check_out_for_rows(out, shape, logits):
+    """out as a buffer for results of that shape, float32 or float64."""
+    cdef cnp.ndarray array = _check_buffer(out, shape, "the result's shape")
+    if _elem_of(array) not in (FASTCE_F32, FASTCE_F64):
+        raise TypeError(f"out must be float32 or float64, got {_kind_name(out)}")
+    if cnp.PyArray_Check(logits):
+        _refuse_overlap(array, "logits", logits, None)
+
+
 def softmax(int kind_of_output, logits, axis, out, n_threads):
     """softmax or log_softmax (an array of the logits' shape), or logsumexp (of the rows')."""
     cdef fastce_call call
@@ -938,8 +956,8 @@ cdef cnp.ndarray _as_probabilities(cnp.ndarray targets, cnp.ndarray logits, int 
                                    object ignore_index):
     """Floats of the logits' shape, as float64 for float64 logits, else float32."""
     if not cnp.PyArray_SAMESHAPE(targets, logits):
-        raise TypeError("targets must be integers (class indices), or probabilities of the logits' "
-                        f"shape {(<object>logits).shape}, got {_kind_name(targets)} and shape "
+        raise TypeError("targets must be integers (class indices), or probabilities of shape "
+                        f"{(<object>logits).shape}, got {_kind_name(targets)} and shape "
                         f"{(<object>targets).shape}")
     if loss_kind in (FASTCE_FOCAL, FASTCE_GENERALIZED, FASTCE_SYMMETRIC):
         raise ValueError("targets must be class indices: this loss is a function of one class's "
@@ -980,8 +998,8 @@ cdef object _as_where(object where, cnp.ndarray logits, int class_axis):
     row_shape = _row_shape(logits, class_axis)
     if array.shape == shape or array.shape == row_shape:
         return array
-    raise ValueError(f"where must have the shape of the rows {row_shape} or of the logits {shape}, "
-                     f"got {array.shape}")
+    raise ValueError(f"where must have the shape of the rows {row_shape} or of all classes "
+                     f"{shape}, got {array.shape}")
 
 
 cdef int _set_ignore_index(fastce_call *call, object ignore_index) except -1:

@@ -125,13 +125,7 @@ def logsumexp(
     result = np.expand_dims(result, axis) if keepdims else result
     if out is None:
         return result
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.dtype not in (np.float32, np.float64):
-        raise TypeError(f"out must be float32 or float64, got an array of {out.dtype}")
-    if out.shape != np.shape(result):
-        raise ValueError(f"out must have the result's shape {np.shape(result)}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
-    out[...] = result
+    _kernel.check_out_for_rows(out, np.shape(result), logits)
+    with np.errstate(all="ignore"):  # of a float64 beyond float32
+        out[...] = result
     return out

@@ -30,8 +30,9 @@ def _one_line(message: object) -> str:
 
 
 def _say(line: str) -> None:
-    """Print a line at once, also into a pipe, and also if a path in it is no text."""
-    print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+    """Print a line at once, also into a pipe, and also if a path in it is no text for it."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # stdout is None if it is closed
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def _integer(least: int) -> Callable[[str], int]:
@@ -145,6 +146,8 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 def _data_folder(arguments: argparse.Namespace) -> str | os.PathLike[str] | None:
     folder: str | None = arguments.data
+    if folder == "":
+        raise ValueError("--data: expected a folder, got ''")
     if arguments.download:
         from fastce.mlp.download import download_mnist
 

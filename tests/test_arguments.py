@@ -188,6 +188,25 @@ def test_ragged_lists(ragged):
     refused((TypeError, ValueError), "targets", targets=[[1], [2, 3], [4], [5]])
 
 
+class Unwilling:
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, *_, **__):
+        raise self.error
+
+
+@pytest.mark.parametrize("name", ["logits", "targets", "sample_weight", "where"])
+def test_what_does_not_want_to_be_an_array(name):
+    """As PyTorch's tensors that require a gradient, or are bfloat16."""
+    arguments = {"logits": X, "targets": Y, name: Unwilling(RuntimeError("not\nwith me"))}
+    with pytest.raises(TypeError, match=f"^{name} must be .*: not with me$"):
+        fastce.cross_entropy(arguments.pop("logits"), **arguments)
+    arguments = {"logits": X, "targets": Y, name: Unwilling(MemoryError())}
+    with pytest.raises(MemoryError):
+        fastce.cross_entropy(arguments.pop("logits"), **arguments)
+
+
 # ---------- options
 
 

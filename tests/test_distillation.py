@@ -46,7 +46,7 @@ def test_value_and_gradient(isa, rng, temperature, n_rows, n_classes):
 def to_any_digit(student, teacher, temperature):
     """The loss and the gradient of one row, with 120 digits to cancel."""
     with decimal.localcontext() as context:
-        context.prec = 120
+        context.prec, context.Emin, context.Emax = 120, decimal.MIN_EMIN, decimal.MAX_EMAX
         T = decimal.Decimal(temperature)
 
         def softmax(z):
@@ -76,6 +76,22 @@ def test_small_losses_keep_their_digits(isa, distance, power, offset, seed):
     # Beyond that near rows end, where logarithms of 2 and more differ by 1 and more.
     assert found == pytest.approx(loss, rel=2e-14)
     np.testing.assert_allclose(grad, slopes, rtol=2e-14, atol=2e-14 * max(map(abs, slopes)))
+
+
+@given(st.integers(2, 9), st.floats(-8, 3), st.floats(2.5, 9), st.integers(0, 2**32 - 1))
+def test_classes_far_apart_cost_the_others_no_digits(n_classes, distance, gap, seed):
+    """Those that the kernel leaves: 500 apart, or of a probability that is 0 as a double."""
+    rng = np.random.default_rng(seed)
+    student = rng.normal(size=n_classes) * 10.0 ** rng.uniform(-3, 2)
+    teacher = student + 10.0**distance * rng.normal(size=n_classes)
+    for logits in (student, teacher):
+        logits[rng.integers(0, n_classes, rng.integers(0, 2))] -= 10.0**gap
+    found, grad = fastce.distillation_loss_with_grad(student, teacher)
+    loss, slopes = to_any_digit(student, teacher, 1)
+    # e^-745 has as many roundings as its logarithm; 120 digits that cancel are noise below 1e-90
+    if loss > 1e-90:
+        assert found == pytest.approx(loss, rel=2e-13)
+        np.testing.assert_allclose(grad, slopes, rtol=2e-13, atol=2e-13 * max(map(abs, slopes)))
 
 
 def test_float32_is_computed_in_double(rng):

@@ -338,6 +338,14 @@ def test_it_prints_what_one_wants_to_read():
     assert all(len(line) < 80 for line in lines)
 
 
+def test_the_callers_error_state_is_not_ours(rng):
+    """Weights times figures that are too small for a double."""
+    x, y = rng.normal(size=(8, 5)) * 1e3, np.zeros(8, int)
+    expected = fastce.evaluate(x, y, sample_weight=np.full(8, 1e-290))
+    with np.errstate(all="raise"):
+        assert str(fastce.evaluate(x, y, sample_weight=np.full(8, 1e-290))) == str(expected)
+
+
 def test_it_prints_no_endless_table():
     many = fastce.evaluate(np.zeros((1, 5000), np.float32), [3])
     assert len(str(many).splitlines()) < 10

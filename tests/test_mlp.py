@@ -451,6 +451,8 @@ def with_value(X, value):
         (lambda X, y: (X, objects(["a", np.nan, *"a" * 88])), TypeError, "y: .* nan in row 1"),
         (lambda X, y: (X, objects([*"1" * 89, 1])), TypeError, "y: .* got 1 in row 89"),
         (lambda X, y: (X, objects([True, 2, *[1] * 88])), TypeError, "y: .* got 2 in row 1"),
+        (lambda X, y: (X, [*"1" * 89, 1]), TypeError, "y: .* got 1 in row 89"),
+        (lambda X, y: (X, (True, 2, *[1] * 88)), TypeError, "y: .* got 2 in row 1"),
         (lambda X, y: (X, objects([(1, 2), *"a" * 89])), TypeError, r"y: .* got \(1, 2\) in row 0"),
         (lambda X, y: (objects([["1"] * 6] * 90), y), TypeError, "X: expected numbers, got a str"),
         (lambda X, y: (objects([[None] * 6] * 90), y), TypeError, "X: .*, got a NoneType"),

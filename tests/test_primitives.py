@@ -122,9 +122,22 @@ def test_logsumexp_says_what_is_wrong_with_out():
         (np.zeros(2, int), "out.*int64"),
         (np.zeros(3), r"out.*\(2,\).*\(3,\)"),
         (read_only, "out.*read-only"),
+        (np.lib.stride_tricks.as_strided(np.zeros(1), (2,), (0,)), "out must not repeat"),
+        (np.ma.array([0.0, 0.0], mask=[True, False]), "out.*masked"),
+        (np.zeros(17, np.uint8)[1:].view(float), "out.*unaligned"),
+        (np.zeros(2, np.float16), "out must be float32 or float64, got .*float16"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             fastce.logsumexp(np.zeros((2, 3)), out=out)
+    x = np.zeros((2, 3))
+    with pytest.raises(ValueError, match="out must share no memory with logits"):
+        fastce.logsumexp(x, out=x[:, 0])
+    assert not x.any()
+
+
+def test_logsumexp_beyond_out_warns_of_nothing():
+    with np.errstate(all="raise"):
+        assert fastce.logsumexp(np.full((1, 3), 1e300), out=np.zeros(1, np.float32))[0] == inf
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

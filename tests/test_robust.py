@@ -28,6 +28,20 @@ def call(name, *args, **options):
     return getattr(fastce, name + "_with_grad")(*args, **options)
 
 
+@dtypes
+@pytest.mark.parametrize("n_classes", [2, 10, 113, 1000])
+@pytest.mark.parametrize("q", [5e-324, 1e-320, 1e-300, 1e-17])
+def test_a_small_q_is_cross_entropy(q, n_classes, dtype, isa, rng):
+    """(1 - p^q) / q, whose q log p may be a subnormal."""
+    x, y = (10 * rng.normal(size=(40, n_classes))).astype(dtype), rng.integers(0, n_classes, 40)
+    x[:5, 0], y[:5] = 90, 0  # confident
+    options = {"reduction": "none"}
+    losses, grad = call("generalized_cross_entropy", x, y, q=q, **options)
+    expected = fastce.cross_entropy_with_grad(x, y, **options)
+    assert_close(losses, expected[0].astype(np.longdouble), dtype)
+    assert_close(grad, expected[1].astype(np.longdouble), dtype)
+
+
 @losses
 @dtypes
 @pytest.mark.parametrize(

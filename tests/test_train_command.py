@@ -198,6 +198,7 @@ def test_download_trains_on_the_cache(tmp_path, data, run, monkeypatch):
         ["--optimizer", "lbfgs"],
         ["--seed", "-1"],
         ["--seed", "a\nb"],
+        ["--seed", str(2**128)],
         ["--threads", "0"],
         ["--threads", "two"],
         ["--out"],
@@ -209,6 +210,23 @@ def test_download_trains_on_the_cache(tmp_path, data, run, monkeypatch):
 )
 def test_bad_flags_are_named(tmp_path, data, refused, flags):
     refused(re.escape(flags[0]), "train", "--data", data, "--out", tmp_path / "run", *flags)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate model.npz"])
+def test_an_empty_folder_of_data(tmp_path, monkeypatch, run, refused, command):
+    monkeypatch.chdir(tmp_path)
+    MLPClassifier(max_iter=1).fit(np.eye(10), np.arange(10)).save("model.npz")
+    refused("--data: expected a folder, got ''", *command.split(), "--data", "")
+
+
+def test_a_terminal_that_lacks_a_letter_of_a_path(tmp_path, data):
+    done = subprocess.run(
+        [sys.executable, "-m", "fastce", "train", "--data", data, *SMALL, "--out", "r\xfcn"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "r\xfcn" / "model.npz").exists()
 
 
 @pytest.mark.parametrize("argv", [[], ["fly"], ["train", "me"], ["evaluate"], ["info", "--x"]])

@@ -517,6 +517,8 @@ def _as_labels(values: Any, name: str = "y") -> np.ndarray:
     y = check_array(values, name, "an array of labels")
     if y.ndim != 1:
         raise ValueError(f"{name}: expected shape (n,), got {y.shape}")
+    if isinstance(values, (list, tuple)) and all(isinstance(x, LABEL_KINDS) for x in values):
+        _check_one_kind(name, list(values))
     if y.dtype.kind in "OT":  # a column of strings from pandas, for one
         labels = y.tolist()
         _check_one_kind(name, labels)

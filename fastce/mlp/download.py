@@ -1,6 +1,6 @@
 """Fetches the full MNIST from its public mirrors into a cache folder, and believes only SHA-256.
 
-The only file that touches the network; nothing but `fastce train --download` calls it.
+The only file that touches the network; nothing but the command line's `--download` calls it.
 """
 
 from __future__ import annotations
