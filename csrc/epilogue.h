@@ -77,8 +77,9 @@ INLINE vdouble robust_loss(const fastce_call *call, vdouble ce, vdouble p, vdoub
     }
     case FASTCE_GENERALIZED:
         *slope = exp_nonpositive(ce * -alpha);
-        /* ce itself where it is no more than that to the last bit, for the product may underflow */
-        return select_double(ce * alpha < 0x1p-54, ce, expm1_double(ce * -alpha) / -alpha);
+        if (alpha < 0x1p-64) /* a product may underflow; it is ce where that is small */
+            return select_double(ce * alpha < 0x1p-54, ce, expm1_double(ce * -alpha) / -alpha);
+        return expm1_double(ce * -alpha) / -alpha;
     case FASTCE_SYMMETRIC:
         *slope = p * beta + alpha;
         return (alpha != 0 ? ce * alpha : splat_double(0)) + rest * beta;

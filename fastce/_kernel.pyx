@@ -385,8 +385,8 @@ def check_weights(weights, name, shape):
     return _as_weights(weights, name, shape)
 
 
-cdef cnp.ndarray _check_buffer(object out, tuple shape, str whose):
-    """out as a buffer for results: right in shape and dtype, writable, all elements apart."""
+cdef cnp.ndarray _check_buffer(object out, cnp.ndarray like, str name):
+    """out as a buffer for results: of the shape of like, writable, all elements apart."""
     if not cnp.PyArray_Check(out):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     cdef cnp.ndarray array = <cnp.ndarray>out
@@ -395,8 +395,9 @@ cdef cnp.ndarray _check_buffer(object out, tuple shape, str whose):
                         + _kind_name(out))
     if not cnp.PyArray_CheckExact(out) and isinstance(out, np.ma.MaskedArray):
         raise TypeError("out must be a plain array, got a masked one")
-    if out.shape != shape:
-        raise ValueError(f"out must have {whose} {shape}, got {out.shape}")
+    if not cnp.PyArray_SAMESHAPE(array, like):
+        raise ValueError(f"out must have the shape of {name} {(<object>like).shape}, "
+                         f"got {out.shape}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError("out must be writable, got a read-only array")
     if not cnp.PyArray_ISBEHAVED(array):
@@ -411,7 +412,7 @@ cdef cnp.ndarray _check_buffer(object out, tuple shape, str whose):
 cdef cnp.ndarray _check_out(object out, cnp.ndarray logits, object given, str name="logits"):
     """out as the buffer for grad, sharing no memory with the logits unless it is the logits
     themselves. given: what they were made of."""
-    cdef cnp.ndarray array = _check_buffer(out, (<object>logits).shape, "the shape of " + name)
+    cdef cnp.ndarray array = _check_buffer(out, logits, name)
     cdef int i
     cdef bint same = (_elem_of(array) == _elem_of(logits)
                       and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(logits))
@@ -827,9 +828,9 @@ cdef int _class_axis(object axis, cnp.ndarray logits, str name="logits") except 
     return class_axis
 
 
-def check_out_for_rows(out, shape, logits):
-    """out as a buffer for results of that shape, float32 or float64."""
-    cdef cnp.ndarray array = _check_buffer(out, shape, "the result's shape")
+def check_out_for(result, out, logits):
+    """out as a buffer for the result that logits have, float32 or float64."""
+    cdef cnp.ndarray array = _check_buffer(out, np.asarray(result), "the result")
     if _elem_of(array) not in (FASTCE_F32, FASTCE_F64):
         raise TypeError(f"out must be float32 or float64, got {_kind_name(out)}")
     if cnp.PyArray_Check(logits):

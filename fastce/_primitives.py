@@ -125,7 +125,7 @@ def logsumexp(
     result = np.expand_dims(result, axis) if keepdims else result
     if out is None:
         return result
-    _kernel.check_out_for_rows(out, np.shape(result), logits)
+    _kernel.check_out_for(result, out, logits)
     with np.errstate(all="ignore"):  # of a float64 beyond float32
         out[...] = result
     return out
