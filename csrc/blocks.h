@@ -372,7 +372,8 @@ INLINE real block_terms(const int change, const fastce_call *call, const row_inp
  * long). */
 INLINE int is_direct(const fastce_call *call)
 {
-    return is_linear(call) && (!call->where.data || call->where.class_stride == 1);
+    return (is_linear(call) || has_no_gradient(call))
+           && (!call->where.data || call->where.class_stride == 1);
 }
 
 /* block_terms() of logits that a mask or the scale changes. */

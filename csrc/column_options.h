@@ -200,17 +200,28 @@ static void evaluate_tile(const fastce_call *call, real *tile, option_tiles *mor
                           const int64_t *targets, const row_tile *rows, fastce_row_stats *stats)
 {
     const ptrdiff_t n_classes = call->n_classes;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        elem x[MOST_FEW_CLASSES];
-        real terms[MOST_FEW_CLASSES];
-        const row_input input = {.x = x, .target = targets[i]};
-        stats[i] = (fastce_row_stats){.rank = -1};
-        if (targets[i] < 0) continue;
-        for (ptrdiff_t j = 0; j < n_classes; j++) {
-            put_as(OWN_ELEM, (char *)(x + j), *cell(more->logits, n_classes, i, j));
-            terms[j] = *cell(tile, n_classes, i, j);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const vreal *logits = group_of(more->logits, n_classes, i);
+        const vreal *terms = group_of(tile, n_classes, i);
+        vinteger before = splat_integer(0), target = before;
+        vreal at_target = splat(0);
+        vdouble spread[WIDE] = {splat_double(0)};
+        for (ptrdiff_t l = 0; l < LANES && i + l < n; l++) {
+            if (targets[i + l] < 0) continue;
+            target[l] = (integer)targets[i + l];
+            at_target[l] = logits[targets[i + l]][l];
         }
-        evaluate_row(call, &input, terms, rows, i, stats + i);
+        for (ptrdiff_t j = 0; j < n_classes; j++) {
+            const vinteger is_lower = splat_integer(j) < target;
+            before -= (logits[j] > at_target) | ((logits[j] == at_target) & is_lower);
+            for (int w = 0; w < WIDE; w++)
+                spread[w]
+                    += spread_part(terms[j], logits[j], doubles_at(rows->max, i + w * DOUBLES), w);
+        }
+        for (ptrdiff_t l = 0; l < LANES && i + l < n; l++)
+            stats[i + l] = targets[i + l] < 0 ? (fastce_row_stats){.rank = -1}
+                                              : stats_of(call, rows, i + l, before[l],
+                                                         spread[l / DOUBLES][l % DOUBLES]);
     }
 }
 

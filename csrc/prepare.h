@@ -41,15 +41,19 @@ INLINE vreal dense_part(const fastce_call *call, vreal z, vreal probability, vre
     return class_weight * (probability * (real)(1 - call->smoothing) + left);
 }
 
+/* Whether there is no gradient to be made of terms: log_softmax, logsumexp, evaluate. */
+INLINE int has_no_gradient(const fastce_call *call)
+{
+    return call->loss > FASTCE_SOFTMAX;
+}
+
 /* Whether the gradient of every class but the target is term * factor - less, with one factor and
  * one less a row (less is 0 without even smoothing), and terms that a cap's slopes may be in:
  * logits need not be kept beside terms, and rows of many classes are written while the next ones
  * are read. */
 INLINE int is_product(const fastce_call *call)
 {
-    return !(call->hess.data || (is_dense(call) && !is_even(call))
-             || call->loss == FASTCE_LOG_SOFTMAX || call->loss == FASTCE_LOGSUMEXP
-             || call->loss == FASTCE_EVALUATE);
+    return !(call->hess.data || (is_dense(call) && !is_even(call)) || has_no_gradient(call));
 }
 
 /* Whether it is so of the exponentials themselves, without slopes. */

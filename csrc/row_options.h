@@ -182,8 +182,14 @@ static void write_log_softmax(const elem *x, ptrdiff_t n_classes, const row_tile
                               int as_real, char *out)
 {
     const double max = rows->max[r], log_sum = rows->scale[r];
-    for (ptrdiff_t j = 0; j < n_classes; j++)
-        put(out, as_real, j, (real)(((double)get(x + j) - max) - log_sum));
+    for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
+        const vreal logits = load_up_to(x, j, n_classes, 0);
+        _Alignas(64) double value[LANES];
+        for (int w = 0; w < WIDE; w++)
+            *(vdouble *)(value + w * DOUBLES) = (widen(logits, w) - max) - log_sum;
+        const ptrdiff_t n = n_classes - j < LANES ? n_classes - j : LANES;
+        put_vector(out, as_real, j, n, plain_nan(narrow(value)));
+    }
 }
 
 /* logsumexp of a row whose maximum is max = +-inf: max, unless the row holds NaN. */
@@ -194,25 +200,51 @@ static double infinite_logsumexp(double max, const elem *x, ptrdiff_t n_classes)
     return max;
 }
 
-/* How a row was predicted; its entropy is log_sum + sum of p_j (max - x_j). */
-static void evaluate_row(const fastce_call *call, const row_input *input, const real *terms,
-                         const row_tile *rows, ptrdiff_t r, fastce_row_stats *stats)
+/* What one part of each vector adds to an entropy less log_sum: p_j (max - x_j), of terms. */
+INLINE vdouble spread_part(vreal terms, vreal logits, vdouble max, int part)
 {
-    const real at_target = get(input->x + input->target);
+    const vdouble term = widen(terms, part), spread = term * (max - widen(logits, part));
+    return (vdouble)((vlong)spread & (term > 0)); /* 0 * inf = 0 */
+}
+
+/* How a row was predicted; `before` is how many classes come before its target, by logit and then
+ * by number, spread the sum of spread_part(). */
+INLINE fastce_row_stats stats_of(const fastce_call *call, const row_tile *rows, ptrdiff_t r,
+                                 int64_t before, double spread)
+{
     const double total = rows->top[r] + rows->others[r];
-    ptrdiff_t before = 0;
-    double spread = 0;
-    for (ptrdiff_t j = 0; j < call->n_classes; j++) {
-        const real x = get(input->x + j);
-        before += (x > at_target) | ((x == at_target) & (j < input->target));
-        spread += terms[j] > 0 ? (double)terms[j] * (rows->max[r] - (double)x) : 0;
-    }
-    if (!(total > 0)) before = call->n_classes; /* a row that is NaN is right for nobody */
     vdouble inverse;
     const vdouble log_sum
         = log_of_sum(splat_double(rows->top[r]), splat_double(rows->others[r]), &inverse);
-    *stats = (fastce_row_stats){rows->loss[r], log_sum[0] + spread / total, rows->top[r] / total,
-                                before};
+    if (!(total > 0)) before = call->n_classes; /* a row that is NaN is right for nobody */
+    return (fastce_row_stats){rows->loss[r], log_sum[0] + spread / total, rows->top[r] / total,
+                              before};
+}
+
+/* Of a row in memory, and its terms. */
+static void evaluate_row(const fastce_call *call, const row_input *input, const real *terms,
+                         const row_tile *rows, ptrdiff_t r, fastce_row_stats *stats)
+{
+    const ptrdiff_t n_classes = call->n_classes;
+    const vreal at_target = splat(get(input->x + input->target));
+    const vdouble max = splat_double(rows->max[r]);
+    vinteger before = splat_integer(0);
+    vdouble spread = splat_double(0);
+    for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
+        const vreal logits = load_up_to(input->x, j, n_classes, HIDDEN);
+        const ptrdiff_t left = input->target - j;
+        const vinteger is_lower = lane_numbers() < splat_integer(left < 0       ? 0
+                                                                 : left < LANES ? left
+                                                                                : LANES);
+        before -= (logits > at_target) | ((logits == at_target) & is_lower);
+        for (int w = 0; w < WIDE; w++)
+            spread += spread_part(*(const vreal *)(terms + j), logits, max, w);
+    }
+    int64_t n_before = 0;
+    double sum = 0;
+    for (int l = 0; l < LANES; l++) n_before += before[l];
+    for (int l = 0; l < DOUBLES; l++) sum += spread[l];
+    *stats = stats_of(call, rows, r, n_before, sum);
 }
 
 #endif

@@ -58,7 +58,7 @@ static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
 /* A hidden class takes a row of even smoothing out of these. */
 INLINE int is_product_row(const fastce_call *call, const row_input *input)
 {
-    return is_product(call) && (input->is_even || !is_dense(call));
+    return has_no_gradient(call) || (is_product(call) && (input->is_even || !is_dense(call)));
 }
 
 /* Whether a row's terms are read again after its sum is known. */
@@ -75,20 +75,21 @@ INLINE size_t row_scratch_size(ptrdiff_t n_classes)
 }
 
 /* Bytes of scratch of a row in a batch; rows in a batch.  A linear loss alone keeps nothing of a
- * row. */
+ * row, nor does what has no gradient, but for evaluate. */
 INLINE size_t batch_row_size(const fastce_call *call)
 {
     const size_t size = row_scratch_size(call->n_classes);
-    return !is_product(call) || is_even(call) ? 3 * size : needs_terms(call) ? size : 0;
+    const int is_one = (is_product(call) && !is_even(call)) || has_no_gradient(call);
+    return !is_one ? 3 * size : needs_terms(call) ? size : 0;
 }
 
 INLINE ptrdiff_t batch_rows(const fastce_call *call)
 {
-    if (batch_row_size(call) == 0) return TILE;
-    /* of even rows only terms are used, unless a class turns out to be hidden */
-    const ptrdiff_t n
-        = BATCH_BYTES
-          / (ptrdiff_t)(is_even(call) ? row_scratch_size(call->n_classes) : batch_row_size(call));
+    /* of even rows only terms are used, unless a class turns out to be hidden; log_softmax reads
+     * its logits again, from L2 as well */
+    const int is_one = is_even(call) || call->loss == FASTCE_LOG_SOFTMAX;
+    const size_t size = is_one ? row_scratch_size(call->n_classes) : batch_row_size(call);
+    const ptrdiff_t n = size ? BATCH_BYTES / (ptrdiff_t)size : TILE;
     return n < 1 ? 1 : n > TILE ? TILE : n;
 }
 

@@ -127,8 +127,10 @@ def evaluate(
         weight = _kernel.check_weights(sample_weight, "sample_weight", labels.shape).reshape(-1)
         _kernel.check_weight_sum(weight)
     there = (stats["rank"] >= 0) & (weight > 0)
-    stats, weight = stats[there], weight[there]
-    classes = labels.reshape(-1)[there].astype(np.int64)
+    classes = labels.reshape(-1)
+    if not there.all():  # rarely: it takes as long as all the rest
+        stats, weight, classes = stats[there], weight[there], classes[there]
+    classes = classes.astype(np.int64)
     n_classes = np.shape(logits)[axis]
     right = stats["rank"] == 0
 
