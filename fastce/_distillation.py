@@ -211,11 +211,16 @@ def _rare_rows(s: Array, t: Array, temperature: float, threads: int) -> tuple[Ar
     near = (abs(v) < 500) & (p > 0) & (q > 0)
     m = np.expm1(np.where(near, v, 0))
     far_p, far_q = (np.where(near, 0, x).sum(axis=1, keepdims=True) for x in (p, q))
-    near_q = np.where(near, q, 0).sum(axis=1, keepdims=True)
-    excess = ((p * m).sum(axis=1, keepdims=True) - far_p + far_q) / near_q
+    near_p, near_q = (np.where(near, x, 0).sum(axis=1, keepdims=True) for x in (p, q))
+    grown = (p * m).sum(axis=1, keepdims=True)
+    excess = (grown - far_p + far_q) / near_q
+    whole = (near_p + grown) / near_q  # 1 + excess where that cancels, for p is elsewhere
+    cancels = excess < -0.5
+    excess = np.where(cancels, whole - 1, excess)
+    whole = np.where(cancels, whole, 1 + excess)
     near &= excess < 1e300  # else those near are of no weight in q
-    d = np.where(near, v - np.log1p(excess), log_q - log_p)
-    differences = np.where(near, p * ((excess - m) / (1 + excess)), p - q)
+    d = np.where(near, v - np.where(cancels, np.log(whole), np.log1p(excess)), log_q - log_p)
+    differences = np.where(near, p * ((excess - m) / whole), p - q)
     series = np.full_like(d, 1 / math.factorial(10))
     for k in range(9, 1, -1):
         series = 1 / math.factorial(k) - d * series

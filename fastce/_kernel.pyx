@@ -830,9 +830,9 @@ cdef int _class_axis(object axis, cnp.ndarray logits, str name="logits") except 
 
 def check_out_for(result, out, logits):
     """out as a buffer for the result that logits have, float32 or float64."""
-    cdef cnp.ndarray array = _check_buffer(out, np.asarray(result), "the result")
-    if _elem_of(array) not in (FASTCE_F32, FASTCE_F64):
+    if cnp.PyArray_Check(out) and _elem_of(out) not in (FASTCE_F32, FASTCE_F64):
         raise TypeError(f"out must be float32 or float64, got {_kind_name(out)}")
+    cdef cnp.ndarray array = _check_buffer(out, np.asarray(result), "the result")
     if cnp.PyArray_Check(logits):
         _refuse_overlap(array, "logits", logits, None)
 

@@ -88,10 +88,37 @@ def test_classes_far_apart_cost_the_others_no_digits(n_classes, distance, gap, s
         logits[rng.integers(0, n_classes, rng.integers(0, 2))] -= 10.0**gap
     found, grad = fastce.distillation_loss_with_grad(student, teacher)
     loss, slopes = to_any_digit(student, teacher, 1)
-    # e^-745 has as many roundings as its logarithm; 120 digits that cancel are noise below 1e-90
+    # e^-745 is off by 745 roundings; 120 digits that cancel are noise below 1e-90
     if loss > 1e-90:
         assert found == pytest.approx(loss, rel=2e-13)
         np.testing.assert_allclose(grad, slopes, rtol=2e-13, atol=2e-13 * max(map(abs, slopes)))
+
+
+@pytest.mark.parametrize("n_classes", [1000, 32000])
+@pytest.mark.parametrize("hidden", [-np.inf, -600.0])
+def test_a_teacher_that_keeps_one_class_of_many(n_classes, hidden):
+    """What they both see is 1 / n_classes of p."""
+    student, teacher = np.zeros((1, n_classes)), np.full((1, n_classes), hidden)
+    teacher[0, 0] = 0
+    loss, grad = fastce.distillation_loss_with_grad(student, teacher)
+    assert loss == pytest.approx(np.log(n_classes), rel=1e-15)
+    assert grad[0, 0] == pytest.approx(1 / n_classes - 1, rel=1e-15)
+    np.testing.assert_allclose(grad[0, 1:], 1 / n_classes, rtol=1e-12)
+
+
+@given(st.sampled_from(fastce._kernel.isas()), st.floats(0, 2.3), st.integers(0, 2**32 - 1))
+def test_a_wide_range_costs_what_its_size_tells(isa, power, seed):
+    """Logits over the temperature from -700 to 700, each rounded to 1e-16 of itself."""
+    rng = np.random.default_rng(seed)
+    student, teacher = 10.0**power * rng.uniform(-1, 1, (2, 5))
+    used = fastce._kernel.use_isa(isa)
+    found, grad = fastce.distillation_loss_with_grad(student, teacher, temperature=0.3)
+    fastce._kernel.use_isa(used)
+    loss, slopes = to_any_digit(student, teacher, 0.3)
+    bound = max(1e-14, 4e-16 * np.ptp([student, teacher]) / 0.3)
+    if loss > 1e-90:  # as above
+        assert found == pytest.approx(loss, rel=bound)
+        np.testing.assert_allclose(grad, slopes, rtol=0, atol=bound * max(map(abs, slopes)))
 
 
 def test_float32_is_computed_in_double(rng):

@@ -119,7 +119,7 @@ def test_logsumexp_says_what_is_wrong_with_out():
     read_only.flags.writeable = False
     for out, message in (
         ([0, 0], "out.*list"),
-        (np.zeros(2, int), "out.*int64"),
+        (np.zeros(2, int), "out must be float32 or float64, got .*int64"),
         (np.zeros(3), r"out.*\(2,\).*\(3,\)"),
         (read_only, "out.*read-only"),
         (np.lib.stride_tricks.as_strided(np.zeros(1), (2,), (0,)), "out must not repeat"),
