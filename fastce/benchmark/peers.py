@@ -56,11 +56,12 @@ _ours: Callable[..., Any] = fastce.cross_entropy_with_grad
 
 
 def ours(logits: Array, targets: Array, grad: Array, reduction: str) -> Call:
-    return partial(_ours, logits, targets, reduction=reduction, out=grad)
+    # as users write it: a partial with keywords makes a dict a call, 0.1 microseconds
+    return lambda: _ours(logits, targets, reduction=reduction, out=grad)
 
 
 def ours_allocating(logits: Array, targets: Array, grad: Array, reduction: str) -> Call:
-    return partial(_ours, logits, targets, reduction=reduction)
+    return lambda: _ours(logits, targets, reduction=reduction)
 
 
 def numpy_textbook(logits: Array, targets: Array, grad: Array, reduction: str) -> Call:
