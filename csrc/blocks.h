@@ -159,6 +159,13 @@ INLINE ptrdiff_t write_vectors(const int stream, const pending_row *row, ptrdiff
     return j;
 }
 
+/* Elements [from, end) of it, by plain stores. */
+INLINE void write_plainly(const pending_row *row, ptrdiff_t from, ptrdiff_t end)
+{
+    const ptrdiff_t j = write_vectors(0, row, from, end);
+    if (j < end) write_part(row, j, end);
+}
+
 /* Elements head + [from, from + BURST) of the pending gradient, as far as the row goes.  Reads
  * terms up to head beyond them, which the next row overwrites only afterwards. */
 INLINE void write_burst(const pending_row *row, ptrdiff_t from)
@@ -167,20 +174,17 @@ INLINE void write_burst(const pending_row *row, ptrdiff_t from)
     const ptrdiff_t first = copy.head + from;
     const ptrdiff_t end = first + BURST < copy.n_classes ? first + BURST : copy.n_classes;
     if (from == 0 && copy.head) write_part(&copy, 0, copy.head);
-    ptrdiff_t j = write_vectors(1, &copy, first, copy.streamed < end ? copy.streamed : end);
-    j = write_vectors(0, &copy, j, end);
-    if (j < end) write_part(&copy, j, end);
+    const ptrdiff_t streamed = copy.streamed < end ? copy.streamed : end;
+    write_plainly(&copy, write_vectors(1, &copy, first, streamed), end);
 }
 
 /* The group of one that is not streamed at element from, or what is left of it. */
 INLINE void write_group(const pending_row *row, ptrdiff_t from)
 {
-    if (from + GROUP <= row->n_classes) {
+    if (from + GROUP <= row->n_classes)
         for (int i = 0; i < GROUP; i += LANES) write_vector(0, row, from + i);
-        return;
-    }
-    const ptrdiff_t j = write_vectors(0, row, from, row->n_classes);
-    if (j < row->n_classes) write_part(row, j, row->n_classes);
+    else
+        write_plainly(row, from, row->n_classes);
 }
 
 INLINE void write_pending(pending_row *row)

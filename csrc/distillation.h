@@ -19,6 +19,15 @@ static void read_as_doubles(const void *x, int elem, ptrdiff_t first, ptrdiff_t 
     for (ptrdiff_t j = n; j % LANES; j++) to[j] = -__builtin_inf();
 }
 
+/* The inverse, of n of them. */
+static void write_doubles(void *x, int elem, ptrdiff_t first, ptrdiff_t n, const double *from)
+{
+    if (elem == FASTCE_F64)
+        memcpy((double *)x + first, from, (size_t)n * sizeof *from);
+    else
+        for (ptrdiff_t j = 0; j < n; j++) ((float *)x)[first + j] = (float)from[j];
+}
+
 /* What the teacher's logits y are above the student's x, and what that lost to rounding (Knuth). */
 INLINE vdouble difference(vdouble y, vdouble x, vdouble *lost)
 {
@@ -111,22 +120,19 @@ static double divergence_of_row(const fastce_distillation *call, ptrdiff_t row, 
 /* Chunks of rows until none is left. */
 static void distill(fastce_distillation *call, int thread)
 {
-    const ptrdiff_t n = call->n_classes, size = (n + LANES - 1) / LANES * LANES;
-    double *scratch = call->scratch + thread * call->scratch_size;
+    const ptrdiff_t n = call->n_classes, size = call->scratch_size / 3;
+    double *scratch = call->scratch + thread * call->scratch_size, *slopes = scratch + 2 * size;
     for (ptrdiff_t chunk; (chunk = claim(&call->work, thread)) >= 0;) {
         const ptrdiff_t first = chunk * call->chunk_rows, last = first + call->chunk_rows;
         for (ptrdiff_t r = first; r < last && r < call->n_rows; r++) {
-            const int is_there = call->is_there[r];
-            const double *slopes = scratch + 2 * size;
-            call->divergences[r]
-                = is_there ? divergence_of_row(call, r, size, scratch, call->slopes[r]) : 0;
-            if (!call->grad || call->divergences[r] == -1) continue;
-            if (call->grad_elem == FASTCE_F64)
-                for (ptrdiff_t j = 0; j < n; j++)
-                    ((double *)call->grad)[r * n + j] = is_there ? slopes[j] : 0;
+            double divergence = 0;
+            if (call->is_there[r])
+                divergence = divergence_of_row(call, r, size, scratch, call->slopes[r]);
             else
-                for (ptrdiff_t j = 0; j < n; j++)
-                    ((float *)call->grad)[r * n + j] = is_there ? (float)slopes[j] : 0;
+                memset(slopes, 0, (size_t)n * sizeof *slopes);
+            call->divergences[r] = divergence;
+            if (call->grad && divergence != -1)
+                write_doubles(call->grad, call->grad_elem, r * n, n, slopes);
         }
     }
 }

@@ -232,10 +232,9 @@ static void evaluate_row(const fastce_call *call, const row_input *input, const 
     vdouble spread = splat_double(0);
     for (ptrdiff_t j = 0; j < n_classes; j += LANES) {
         const vreal logits = load_up_to(input->x, j, n_classes, HIDDEN);
-        const ptrdiff_t left = input->target - j;
-        const vinteger is_lower = lane_numbers() < splat_integer(left < 0       ? 0
-                                                                 : left < LANES ? left
-                                                                                : LANES);
+        ptrdiff_t left = input->target - j; /* that are lower than the target */
+        left = left < 0 ? 0 : left < LANES ? left : LANES;
+        const vinteger is_lower = lane_numbers() < splat_integer(left);
         before -= (logits > at_target) | ((logits == at_target) & is_lower);
         for (int w = 0; w < WIDE; w++)
             spread += spread_part(*(const vreal *)(terms + j), logits, max, w);

@@ -58,7 +58,7 @@ static double sum_of_others(real *terms, ptrdiff_t n, ptrdiff_t *top_at)
 /* A hidden class takes a row of even smoothing out of these. */
 INLINE int is_product_row(const fastce_call *call, const row_input *input)
 {
-    return has_no_gradient(call) || (is_product(call) && (input->is_even || !is_dense(call)));
+    return is_product(call) && (input->is_even || !is_dense(call));
 }
 
 /* Whether a row's terms are read again after its sum is known. */
@@ -132,7 +132,7 @@ static void row_terms(const fastce_call *call, const row_blocks *cut, row_input 
     const int64_t target = input->target;
     const int keep_terms = scratch->terms != NULL;
     const int dense = is_dense(call) && !input->is_even;
-    const int needs_top = !is_product_row(call, input);
+    const int needs_top = !is_product_row(call, input) && !has_no_gradient(call);
     const int has_slopes = call->softcap != 0 && !scratch->chain;
     const pending_row nothing = {.grad = NULL};
     real *terms = scratch->terms;

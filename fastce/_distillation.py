@@ -154,15 +154,15 @@ def _distill(
     t_rows = np.moveaxis(t, class_axis, -1).reshape(n_rows, n_classes)
     losses = np.empty(n_rows)
     grad = np.empty(s_rows.shape, s.dtype) if with_grad else None
+    is_half = with_grad and s.dtype.itemsize == 2  # the kernel writes floats and doubles
     step = max(1, BLOCK // n_classes)
     for start in range(0, n_rows, step):
         block = slice(start, start + step)
         there, slopes = weights[block] != 0, T * factors[block]
         s_block, t_block = _as_floats(s_rows[block]), _as_floats(t_rows[block])
-        slope_block = None
-        if grad is not None:
-            own = grad.dtype in (np.float32, np.float64)
-            slope_block = grad[block] if own else np.empty(s_block.shape, np.float32)
+        slope_block = None if grad is None else grad[block]
+        if is_half:
+            slope_block = np.empty(s_block.shape, np.float32)
         divergences = _kernel.distill(s_block, t_block, T, there, slopes, slope_block, threads)
         rare = divergences == -1
         if rare.any():
@@ -171,8 +171,8 @@ def _distill(
             )
             if slope_block is not None:
                 slope_block[rare] = slopes[rare, None] * differences
-        losses[block] = np.where(there, T * T * weights[block] * divergences, 0)
-        if grad is not None:
+        losses[block] = T * T * weights[block] * divergences
+        if grad is not None and is_half:
             grad[block] = slope_block
 
     real = np.float64 if s.dtype == np.float64 else np.float32

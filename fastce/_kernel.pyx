@@ -97,8 +97,7 @@ cdef enum: ELEMENTS_PER_THREAD = 16384
 cdef enum: ELEMENTS_WITH_GIL = 32768
 # An element of a binary loss, in double and with a logarithm of its own, or of a student and its
 # teacher costs as much as these.
-cdef enum: COST_OF_BINARY = 8
-cdef enum: COST_OF_DISTILLATION = 8
+cdef enum: COST_IN_DOUBLE = 8
 
 # An OpenMP runtime that cannot start its threads ends the process.
 cdef enum: MOST_THREADS = 256  # as many as parallel.c starts
@@ -252,11 +251,9 @@ cdef object _as_array(object values, str name, str what="an array of numbers"):
         return np.asarray(values)
     except MemoryError:
         raise
-    except ValueError as error:
-        raise ValueError(f"{name} must be {what}: {error}") from None
-    except Exception as error:  # of another library's __array__
-        text = " ".join(str(error).split())
-        raise TypeError(f"{name} must be {what}: {text}") from None
+    except Exception as error:  # also of another library's __array__
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} must be {what}: {' '.join(str(error).split())}") from None
 
 
 def check_array(values, name, what):
@@ -1151,7 +1148,7 @@ def binary_loss(bint is_focal, gamma, alpha, int n_outputs, logits, targets, pos
     # -- targets and divisor
     call.kernels = _isa.kernels[elem]
     _set_elements(&call, &places, arrays)
-    elements = call.n_elements * COST_OF_BINARY
+    elements = call.n_elements * COST_IN_DOUBLE
     if threads > elements / ELEMENTS_PER_THREAD:
         threads = <int>(elements / ELEMENTS_PER_THREAD)
     if elements < ELEMENTS_WITH_GIL:
@@ -1219,7 +1216,7 @@ def distill(cnp.ndarray student not None, cnp.ndarray teacher not None, double t
     cdef fastce_distillation call
     cdef int failed
     cdef cnp.ndarray divergences = np.empty(cnp.PyArray_DIM(student, 0))
-    cdef ptrdiff_t size = cnp.PyArray_SIZE(student) * COST_OF_DISTILLATION
+    cdef ptrdiff_t size = cnp.PyArray_SIZE(student) * COST_IN_DOUBLE
     memset(&call, 0, sizeof(call))
     call.kernels = _isa.kernels[FASTCE_F64]
     call.n_rows, call.n_classes = cnp.PyArray_DIM(student, 0), cnp.PyArray_DIM(student, 1)

@@ -35,11 +35,13 @@ def _say(line: str) -> None:
     print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
-def _integer(least: int) -> Callable[[str], int]:
+def _integer(least: int, bits: int | None = None) -> Callable[[str], int]:
     def integer(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
+        if bits is not None and value >= 2**bits:
+            raise argparse.ArgumentTypeError(f"expected less than 2**{bits}, got {text}")
         return value
 
     return integer
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_integer(1), default=64, metavar="N", help="images per step (64)")
     add("--lr", type=_learning_rate, default=1e-3, metavar="X", help="learning rate (0.001)")
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum 0.9 (adam)")
-    add("--seed", type=_integer(0), default=0, metavar="N", help="of weights and shuffling (0)")
+    add(
+        "--seed", type=_integer(0, 128), default=0, metavar="N", help="of weights and shuffling (0)"
+    )
     add(
         "--threads",
         type=_integer(1),

@@ -174,9 +174,7 @@ def train(
     try:
         classifier._begin(X.shape[1], np.arange(N_CLASSES))
     except (MemoryError, ValueError) as error:  # NumPy's, for layers beyond any memory
-        name, _, rest = str(error).partition(": ")
-        flag, reason = ("--seed", rest) if name == "random_state" else ("--hidden", error)
-        raise ValueError(f"{flag}: {reason}") from None
+        raise ValueError(f"--hidden: {error}") from None
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
