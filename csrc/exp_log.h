@@ -253,11 +253,11 @@ INLINE vdouble normal_terms(vdouble d, vdouble power)
     const vreference ref = reference_at(power);
     return exp_terms(d, &ref);
 #else
-    const vdouble magic = splat_double(0x1.8p52);
-    const vdouble n = (d * LOG2_E + magic) - magic;
+    const vdouble magic = splat_double(0x1.8p52), shifted = d * LOG2_E + magic;
+    const vdouble n = shifted - magic;
     const vdouble r = (d - n * LN2_DOUBLE_HIGH) - n * LN2_DOUBLE_LOW;
-    const vdouble biased = (n - power) + (magic + (1023 + BIAS));
-    return (expm1_reduced_double(r) + 1.0) * (vdouble)((vlong)biased << 52) * KAPPA;
+    const vdouble biased = shifted - (power - (1023 + BIAS));
+    return (expm1_reduced_double(r) * KAPPA + KAPPA) * (vdouble)((vlong)biased << 52);
 #endif
 }
 

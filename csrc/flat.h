@@ -91,6 +91,29 @@ INLINE void load_flat(const real *flat, ptrdiff_t n_classes, ptrdiff_t j, vreal 
     transpose(e, PIECE);
 }
 
+#if !defined(FASTCE_f64)
+/* The sums of four rows; with eight lanes those of their halves, four lanes apart.  Rows are named,
+ * for an array of sums would live in memory: 10 classes 0.97 of the time on AVX2. */
+INLINE vdouble four_sums(const real *terms, ptrdiff_t n_classes)
+{
+    const ptrdiff_t left = n_classes % DOUBLES, whole = n_classes - left;
+    const vlong is_left
+        = (double_numbers() - left) >> 63; /* of < gcc 12 makes no 64 bytes without AVX-512 */
+    const real *second = terms + n_classes, *third = second + n_classes, *last = third + n_classes;
+    vdouble a = (vdouble)((vlong)widen_from(terms + whole) & is_left);
+    vdouble b = (vdouble)((vlong)widen_from(second + whole) & is_left);
+    vdouble c = (vdouble)((vlong)widen_from(third + whole) & is_left);
+    vdouble d = (vdouble)((vlong)widen_from(last + whole) & is_left);
+    for (ptrdiff_t j = 0; j < whole; j += DOUBLES) {
+        a += widen_from(terms + j);
+        b += widen_from(second + j);
+        c += widen_from(third + j);
+        d += widen_from(last + j);
+    }
+    return add_neighbours(2, add_neighbours(1, a, b), add_neighbours(1, c, d));
+}
+#endif
+
 /* The sums of LANES rows of flat terms.  Of floats as they lie, first what is left of whole
  * vectors: by columns 10 classes took 1.09 of the time, 100 1.18.  Of doubles, whose sums are
  * exact, by columns. */
@@ -105,19 +128,11 @@ INLINE void flat_sums(const real *terms, ptrdiff_t n_classes, vdouble *sums)
     }
     sums[0] = total.sum + total.lost;
 #else
-    const ptrdiff_t left = n_classes % DOUBLES;
-    const vlong is_left
-        = (double_numbers() - left) >> 63; /* of < gcc 12 makes no 64 bytes without AVX-512 */
     for (int w = 0; w < WIDE; w++, terms += DOUBLES * n_classes) {
-        const real *last = terms + n_classes - left;
-        vdouble sum[DOUBLES];
-#pragma GCC unroll 8
-        for (int r = 0; r < DOUBLES; r++)
-            sum[r] = (vdouble)((vlong)widen_from(last + r * n_classes) & is_left);
-        for (ptrdiff_t j = 0; j < n_classes - left; j += DOUBLES)
-#pragma GCC unroll 8
-            for (int r = 0; r < DOUBLES; r++) sum[r] += widen_from(terms + r * n_classes + j);
-        sums[w] = add_across(sum);
+        sums[w] = four_sums(terms, n_classes);
+        if (DOUBLES == 8)
+            sums[w]
+                = add_neighbours(4, sums[w], four_sums(terms + DOUBLES / 2 * n_classes, n_classes));
     }
 #endif
 }

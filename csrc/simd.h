@@ -498,16 +498,6 @@ INLINE vdouble add_neighbours(const int n, vdouble a, vdouble b)
 #endif
 }
 
-/* The sums of DOUBLES vectors' lanes, neighbours first, a lane each. */
-INLINE vdouble add_across(vdouble *v)
-{
-#pragma GCC unroll 3
-    for (int n = 1; n < DOUBLES; n *= 2)
-#pragma GCC unroll 4
-        for (int i = 0; i < DOUBLES; i += 2 * n) v[i] = add_neighbours(n, v[i], v[i + n]);
-    return v[0];
-}
-
 /* The inverse of widen: all parts as one vector, rounded. */
 INLINE vreal narrow(const double *x)
 {

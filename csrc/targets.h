@@ -38,18 +38,18 @@ INLINE row_run run_at(const fastce_call *call, ptrdiff_t run)
                      run * call->run_length};
 }
 
-/* Labels of rows i .. i + n of a run as int64.  A uint64 that has no int64 becomes negative, which
- * is no class; so does an ignore_index for uint64. */
-static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
-                         int64_t *targets)
+/* Labels of rows i .. i + n of a run as int64: where they are, or copied to `room`.  A uint64 that
+ * has no int64 becomes negative, which is no class; so does an ignore_index for uint64. */
+static const int64_t *labels_of(const fastce_call *call, const row_run *run, ptrdiff_t i,
+                                ptrdiff_t n, int64_t *room)
 {
     const ptrdiff_t stride = run->targets.row_stride;
     const char *source = run->targets.data + i * stride;
 #define READ_AS(type)                                                                              \
     if (stride == sizeof(type))                                                                    \
-        for (ptrdiff_t k = 0; k < n; k++) targets[k] = ((const type *)source)[k];                  \
+        for (ptrdiff_t k = 0; k < n; k++) room[k] = ((const type *)source)[k];                     \
     else                                                                                           \
-        for (ptrdiff_t k = 0; k < n; k++) targets[k] = *(const type *)(source + k * stride);       \
+        for (ptrdiff_t k = 0; k < n; k++) room[k] = *(const type *)(source + k * stride);          \
     break
     switch (call->target_kind) {
     case FASTCE_I8: READ_AS(int8_t);
@@ -58,9 +58,38 @@ static void read_targets(const fastce_call *call, const row_run *run, ptrdiff_t 
     case FASTCE_U8: READ_AS(uint8_t);
     case FASTCE_U16: READ_AS(uint16_t);
     case FASTCE_U32: READ_AS(uint32_t);
-    default: READ_AS(int64_t); /* and uint64 */
+    default: /* and uint64 */
+        if (stride == sizeof(int64_t)) return (const int64_t *)source;
+        READ_AS(int64_t);
     }
 #undef READ_AS
+    return room;
+}
+
+/* Negative if a label is outside of [0, n_classes), and if any is.  By sign bits, which every ISA has
+ * vectors for. */
+INLINE int64_t outside(int64_t label, ptrdiff_t n_classes)
+{
+    return label | (n_classes - 1 - label);
+}
+
+INLINE int64_t any_outside(const int64_t *labels, ptrdiff_t n, ptrdiff_t n_classes)
+{
+    int64_t all = 0;
+    for (ptrdiff_t k = 0; k < n; k++) all |= outside(labels[k], n_classes);
+    return all;
+}
+
+/* 1 or 0. */
+INLINE int64_t is_ignored(const fastce_call *call, int64_t label)
+{
+    return call->has_ignore_index & (label == call->ignore_index);
+}
+
+/* Whether labels that are classes have to be looked at one by one. */
+INLINE int ignores_a_class(const fastce_call *call)
+{
+    return call->has_ignore_index && outside(call->ignore_index, call->n_classes) >= 0;
 }
 
 /* Whether a mask leaves a class of row i.  Eight are looked at together: one by one, their branches
@@ -106,14 +135,17 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
     const ptrdiff_t first = run->first + i;
     int64_t all = 0; /* negative: some target is */
     if (call->targets.data) {
-        read_targets(call, run, i, n, targets);
-        for (ptrdiff_t k = 0; k < n; k++) {
-            const int64_t ignored = call->has_ignore_index & (targets[k] == call->ignore_index);
-            /* Labels were checked, but another thread may have changed one since: by sign bits, at
-             * no cost. */
-            targets[k] |= -ignored | ((call->n_classes - 1 - targets[k]) >> 63);
-            rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
-            all |= targets[k];
+        const int64_t *labels = labels_of(call, run, i, n, targets);
+        for (ptrdiff_t k = 0; k < n; k++) targets[k] = labels[k], rows->weight[k] = 1;
+        all = any_outside(targets, n, call->n_classes);
+        if (all < 0 || ignores_a_class(call)) {
+            /* Labels were checked, but another thread may have changed one since. */
+            for (ptrdiff_t k = 0; k < n; k++) {
+                const int64_t no_class = outside(targets[k], call->n_classes) >> 63;
+                targets[k] |= -is_ignored(call, targets[k]) | no_class;
+                rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
+                all |= targets[k];
+            }
         }
         if (call->class_weight)
             for (ptrdiff_t k = 0; k < n; k++)
@@ -136,37 +168,53 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
     return all >= 0;
 }
 
+/* The number of the first label that is neither a class nor ignored, -1 if none; counts the
+ * ignored. */
+static ptrdiff_t check_labels(const fastce_call *call, ptrdiff_t *n_ignored)
+{
+    enum { PART = 512 }; /* by TILE, what begins and ends a loop takes half of the time */
+    int64_t room[PART];
+    for (ptrdiff_t first = 0; first < call->n_rows; first += call->run_length) {
+        const row_run run = run_at(call, first / call->run_length);
+        for (ptrdiff_t i = 0; i < call->run_length; i += PART) {
+            const ptrdiff_t n = call->run_length - i < PART ? call->run_length - i : PART;
+            const int64_t *labels = labels_of(call, &run, i, n, room);
+            if (any_outside(labels, n, call->n_classes) >= 0 && !ignores_a_class(call)) continue;
+            int64_t wrong = 0, ignored = 0;
+            for (ptrdiff_t k = 0; k < n; k++) {
+                const int64_t is_none = is_ignored(call, labels[k]);
+                ignored += is_none;
+                wrong |= outside(labels[k], call->n_classes) & (is_none - 1);
+            }
+            *n_ignored += ignored;
+            for (ptrdiff_t k = 0; wrong < 0 && k < n; k++)
+                if (outside(labels[k], call->n_classes) < 0 && !is_ignored(call, labels[k]))
+                    return first + i + k;
+        }
+    }
+    return -1;
+}
+
 static ptrdiff_t check_targets(const fastce_call *call, double *weight_sum)
 {
     const int weighted = (call->class_weight && call->targets.data) || call->sample_weight;
-    const int has_ignore = call->has_ignore_index;
     int64_t targets[TILE];
     row_tile rows;
+    ptrdiff_t there = 0, n_ignored = 0;
+    if (call->targets.data) {
+        const ptrdiff_t wrong = check_labels(call, &n_ignored);
+        if (wrong >= 0) return wrong;
+        if (!weighted && !call->keep_row && !call->where.data) { /* the labels tell all */
+            *weight_sum = (double)(call->n_rows - n_ignored);
+            return -1;
+        }
+    }
     if (weighted) start_rows(&rows);
-    ptrdiff_t there = 0;
     wide_exact_sum total = {splat_double(0), splat_double(0)};
     for (ptrdiff_t first = 0; first < call->n_rows; first += call->run_length) {
         const row_run run = run_at(call, first / call->run_length);
         for (ptrdiff_t i = 0; i < call->run_length; i += TILE) {
             const ptrdiff_t n = call->run_length - i < TILE ? call->run_length - i : TILE;
-            if (call->targets.data) {
-                int64_t wrong = 0, ignored = 0;
-                read_targets(call, &run, i, n, targets);
-                /* by sign bits, which every ISA has vectors for */
-                for (ptrdiff_t k = 0; k < n; k++) {
-                    const int64_t is_ignored = has_ignore & (targets[k] == call->ignore_index);
-                    ignored += is_ignored;
-                    wrong |= (targets[k] | (call->n_classes - 1 - targets[k])) & (is_ignored - 1);
-                }
-                for (ptrdiff_t k = 0; wrong < 0 && k < n; k++)
-                    if ((uint64_t)targets[k] >= (uint64_t)call->n_classes
-                        && !(has_ignore && targets[k] == call->ignore_index))
-                        return first + i + k;
-                if (!weighted && !call->keep_row && !call->where.data) { /* the labels tell all */
-                    there += n - ignored;
-                    continue;
-                }
-            }
             read_rows(call, &run, i, n, targets, &rows);
             for (ptrdiff_t k = 0; k < n; k++) there += targets[k] >= 0;
             if (!weighted) continue;
