@@ -232,7 +232,8 @@ typedef struct {
     real guess;                 /* its power */
     ptrdiff_t first, n, padded; /* n in whole groups */
     ptrdiff_t n_ahead;          /* rows that follow without a gap */
-    int all_there, has_hidden, is_flat;
+    int has_hidden, is_flat;
+    ptrdiff_t n_absent, absent[TILE]; /* which of them are not there, by number in the tile */
     _Alignas(64) int64_t targets[TILE];
     _Alignas(64) integer labels[TILE]; /* the same, but 0 where there is none */
 } tile_worker;
@@ -256,7 +257,12 @@ static void read_labels(const fastce_call *call, const row_run *run, tile_worker
     const ptrdiff_t n = worker->n;
     int64_t *targets = worker->targets;
     row_tile *rows = &worker->rows;
-    worker->all_there = read_rows(call, run, worker->first, n, targets, rows);
+    const int all_there = read_rows(call, run, worker->first, n, targets, rows);
+    worker->n_absent = 0;
+    for (ptrdiff_t i = 0; !all_there && i < n; i++) { /* branches would be mispredicted */
+        worker->absent[worker->n_absent] = i;
+        worker->n_absent += targets[i] < 0;
+    }
     for (ptrdiff_t i = n; i < worker->padded; i++) {
         targets[i] = -1;
         rows->weight[i] = 0;
@@ -296,8 +302,8 @@ static void read_tile(const fastce_call *call, const row_run *run, tile_worker *
     if (run->where.data && !is_flat) mask_tile(&run->where, first, n, n_classes, tile);
     if (more || call->logit_scale != 1)
         prepare_tile(call, run, first, n, worker->n_ahead, tile, more);
-    for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
-        for (ptrdiff_t j = 0; worker->targets[i] < 0 && j < n_classes; j++) {
+    for (ptrdiff_t k = 0; k < worker->n_absent; k++)
+        for (ptrdiff_t i = worker->absent[k], j = 0; j < n_classes; j++) {
             *cell(tile, n_classes, i, j) = 0;
             if (more)
                 *cell(more->logits, n_classes, i, j) = *cell(more->dense, n_classes, i, j)
@@ -321,9 +327,8 @@ INLINE real all_flat_terms(const fastce_call *call, const elem *x, real power, t
     const vreal largest = call->logit_scale == 1
                               ? flat_terms(AS_THEY_ARE, x, n, 1, power, flat)
                               : flat_terms(SCALED, x, n, (real)call->logit_scale, power, flat);
-    for (ptrdiff_t i = 0; !worker->all_there && i < worker->n; i++)
-        if (worker->targets[i] < 0)
-            memset(flat->terms + i * n_classes, 0, (size_t)n_classes * sizeof(real));
+    for (ptrdiff_t k = 0; k < worker->n_absent; k++)
+        memset(flat->terms + worker->absent[k] * n_classes, 0, (size_t)n_classes * sizeof(real));
     return largest_lane(largest);
 }
 
@@ -352,11 +357,11 @@ INLINE void take_targets(const int is_masked, const fastce_call *call, const row
                 = is_masked && !seen[at] ? (double)HIDDEN : (double)(get(x + at) * scale);
             terms[at] = 0;
         }
-    for (ptrdiff_t r = 0; !worker->all_there && r < worker->n; r++)
-        if (worker->targets[r] < 0) {
-            worker->rows.target_logit[r] = 0;
-            terms[r * call->n_classes + labels[r]] = (real)(2 * LIFT);
-        }
+    for (ptrdiff_t k = 0; k < worker->n_absent; k++) {
+        const ptrdiff_t r = worker->absent[k];
+        worker->rows.target_logit[r] = 0;
+        terms[r * call->n_classes + labels[r]] = (real)(2 * LIFT);
+    }
 }
 
 /* Whether all rows have a term within the window.  Hardly ever called: most targets have one. */
@@ -449,10 +454,11 @@ static void tile_epilogue(const fastce_call *call, tile_worker *worker)
     real *tile = worker->tile;
     row_tile *rows = &worker->rows;
     epilogue(call, rows, padded);
-    for (ptrdiff_t i = 0; !worker->all_there && i < n; i++)
-        if (worker->targets[i] < 0) /* also where the mean divides by 0 */
-            rows->loss[i] = rows->whole[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i]
-                = 0;
+    for (ptrdiff_t k = 0; k < worker->n_absent; k++) { /* also where the mean divides by 0 */
+        const ptrdiff_t i = worker->absent[k];
+        rows->loss[i] = rows->whole[i] = rows->factor[i] = rows->scale[i] = rows->target_grad[i]
+            = 0;
+    }
     for (ptrdiff_t i = n; i < padded; i++) rows->loss[i] = rows->whole[i] = rows->factor[i] = 0;
     if (is_even(call)) take_smoothing(padded, rows);
     for (ptrdiff_t i = 0; i < n && call->loss == FASTCE_LOGSUMEXP; i++)

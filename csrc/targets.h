@@ -126,9 +126,9 @@ INLINE void start_rows(row_tile *rows)
     for (ptrdiff_t k = 0; k < TILE; k++) rows->sample_weight[k] = rows->upstream[k] = 1;
 }
 
-/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1 for a row that
- * is not there: ignored, not kept, without a class, or of sample weight 0.  Rows with probabilities
- * have target 0 and weight 0.  Returns whether all are there. */
+/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1, and any weight,
+ * for a row that is not there: ignored, not kept, without a class, or of sample weight 0.  Rows with
+ * probabilities have target 0 and weight 0.  Returns whether all are there. */
 static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                      int64_t *targets, row_tile *rows)
 {
@@ -143,13 +143,13 @@ static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, p
             for (ptrdiff_t k = 0; k < n; k++) {
                 const int64_t no_class = outside(targets[k], call->n_classes) >> 63;
                 targets[k] |= -is_ignored(call, targets[k]) | no_class;
-                rows->weight[k] = targets[k] < 0 ? 0.0 : 1.0;
                 all |= targets[k];
             }
         }
-        if (call->class_weight)
+        const double *class_weight = call->class_weight;
+        if (class_weight) /* without branches, which would be mispredicted */
             for (ptrdiff_t k = 0; k < n; k++)
-                if (targets[k] >= 0) rows->weight[k] = call->class_weight[targets[k]];
+                rows->weight[k] = class_weight[targets[k] > 0 ? targets[k] : 0];
     } else {
         for (ptrdiff_t k = 0; k < n; k++) targets[k] = 0, rows->weight[k] = 0;
     }
@@ -216,7 +216,7 @@ static ptrdiff_t check_targets(const fastce_call *call, double *weight_sum)
         for (ptrdiff_t i = 0; i < call->run_length; i += TILE) {
             const ptrdiff_t n = call->run_length - i < TILE ? call->run_length - i : TILE;
             read_rows(call, &run, i, n, targets, &rows);
-            for (ptrdiff_t k = 0; k < n; k++) there += targets[k] >= 0;
+            for (ptrdiff_t k = 0; !weighted && k < n; k++) there += targets[k] >= 0;
             if (!weighted) continue;
             _Alignas(64) double weights[TILE];
             if (!call->targets.data)

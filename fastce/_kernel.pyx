@@ -347,10 +347,16 @@ cdef cnp.ndarray _as_weights(object weights, str name, tuple shape):
 
 
 cdef bint _all_fit(const double *values, ptrdiff_t size) noexcept nogil:
+    """Whether all are finite, and 0 or more.  By NumPy it would take 4 microseconds."""
+    cdef const int64_t *bits = <const int64_t *>values
+    cdef int64_t odd = 0, most = 0x7fefffffffffffff  # DBL_MAX
     cdef bint all_fit = True
     cdef ptrdiff_t i
-    for i in range(size):  # by NumPy it would take 4 microseconds
-        all_fit &= (values[i] >= 0) & (values[i] <= DBL_MAX)
+    for i in range(size):  # by vectors; negative where one does not fit, and for -0.0
+        odd |= bits[i] | (most - bits[i])
+    if odd < 0:
+        for i in range(size):
+            all_fit &= (values[i] >= 0) & (values[i] <= DBL_MAX)
     return all_fit
 
 

@@ -32,6 +32,18 @@ def refused(error, message, logits=X, targets=Y, **options):
 # ---------- labels
 
 
+@pytest.mark.parametrize("dtype", ["i4", "i8", "u8"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("at", [0, 3, 510, 511, 512, 513, 599])
+def test_a_wrong_label_is_found_wherever_it_stands(dtype, stride, at):
+    """Labels are looked at by parts, and closely only where one of a part is no class."""
+    x = np.zeros((600, 5), np.float32)
+    y = np.repeat(np.arange(600).astype(dtype) % 5, stride)[::stride]
+    y[[at, 599]] = 6
+    for ignore_index in (None, 5, 2):
+        refused(ValueError, rf"targets\[{at}\] is 6", x, y, ignore_index=ignore_index)
+
+
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i4", ">u8"])
 def test_a_label_out_of_range_is_named_with_its_position(dtype):
     out = np.full_like(X, 7)
@@ -126,6 +138,18 @@ def test_a_weight_is_neither_negative_nor_nan(name, bad):
     weight = np.ones(10 if name == "class_weight" else 4)
     weight[2] = bad
     refused(ValueError, name, out=np.full_like(X, 7), **{name: weight})
+
+
+@pytest.mark.parametrize("bad", [-1.0, -5e-324, np.nan, np.inf, -np.inf])
+def test_a_wrong_weight_is_found_wherever_it_stands(bad):
+    for n in range(1, 10):
+        for at in range(n):
+            weight = np.where(np.arange(n) == at, bad, -0.0)  # a 0 may have a sign
+            x, y = np.zeros((n, 3), np.float32), np.zeros(n, int)
+            refused(ValueError, rf"sample_weight\[{at}\]", x, y, sample_weight=weight)
+    weight = [1.0, -0.0, 2.0, 0.0]
+    expected = fastce.cross_entropy(X, Y, sample_weight=np.abs(weight))
+    assert fastce.cross_entropy(X, Y, sample_weight=weight) == expected
 
 
 # ---------- kinds

@@ -108,6 +108,19 @@ def test_targets_of_every_integer_dtype(integer, n_classes, isa, rng):
     np.testing.assert_array_equal(actual_grad, grad)
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 3, 9])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_ignored_rows_of_several_parts_are_counted(ignore_index, stride, rng):
+    """A mean divides by the rows that are left, wherever the others are."""
+    x, y = rng.normal(size=(1200, 10)), np.repeat(rng.integers(10, size=1200), stride)[::stride]
+    y[[1, 600, 601, 1199]] = ignore_index
+    left = y != ignore_index
+    loss, grad = fastce.cross_entropy_with_grad(x, y, ignore_index=ignore_index)
+    expected = fastce.cross_entropy(x[left], y[left], ignore_index=None)
+    np.testing.assert_allclose(loss, expected, rtol=1e-15)
+    np.testing.assert_array_equal(grad.any(axis=1), left)
+
+
 @pytest.mark.parametrize("integer", ["i1", "i2", "i4", "i8", ">i4"])
 def test_the_default_ignore_index_fits_every_signed_dtype(integer, rng):
     x, y = batch(rng, 20, 10)
