@@ -1,6 +1,7 @@
 """The benchmark tells the truth or nothing: wrong results abort it, bad usage is one line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastce
 from fastce.benchmark import command, main, measure
 from fastce.benchmark.exact import reference, worst_ulps
-from fastce.benchmark.peers import OURS, Peer, as_numpy, numpy_textbook, ours
+from fastce.benchmark.peers import OURS, PEERS, Peer, as_numpy, numpy_textbook, ours
+from fastce.benchmark.regimes import (
+    REGIMES,
+    Figure,
+    calls,
+    few_classes,
+    isa,
+    long_rows,
+    memory,
+    scaling,
+    threads,
+)
 
 TINY = ["--shapes", "5x3", "--seconds", "0.001"]
 
@@ -46,6 +59,77 @@ def test_plot(tmp_path: Path) -> None:
     path = tmp_path / "bench.png"
     assert main([*TINY, "--peers", "numpy", "--plot", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def small_regimes(monkeypatch):
+    """Every regime at sizes that take no time."""
+    sizes = {"5x3": 0.0, "4x7": 1e9}  # shares of a copy's speed that are reached, and are not
+    monkeypatch.setattr(long_rows, "CASES", (("float32", sizes), ("float16", {"4x7": None})))
+    monkeypatch.setattr(few_classes, "N_ROWS", 8)
+    monkeypatch.setattr(calls, "ROWS", (1,))
+    monkeypatch.setattr(threads, "SHAPES", "5x3")
+    monkeypatch.setattr(threads, "REPEATS", 2)
+    monkeypatch.setattr(scaling, "DECADES", np.array([1.0, 2.0]))
+    monkeypatch.setattr(memory, "SHAPES", "500x300")
+    monkeypatch.setattr(memory, "PEERS", [p for p in PEERS if p.name in ("alloc", "numpy")])
+    monkeypatch.setattr(isa, "SHAPES", "5x3")
+    monkeypatch.setattr(isa, "ROUNDS", 1)
+
+
+def test_every_regime_has_its_rows(small_regimes, tmp_path, capsys) -> None:
+    path = tmp_path / "regimes.json"
+    args = ["--regimes", "all", "--seconds", "0.001", "--threads", "2", "--json", str(path)]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    found = json.loads(path.read_text())["regimes"]
+    assert list(found) == list(REGIMES)
+    for name, figures in found.items():
+        rows = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        assert len(rows) == len(figures)
+        assert all(figure["case"] in row for figure, row in zip(figures, rows, strict=True))
+        assert all(figure["ratio"] >= 0 for figure in figures)
+    isas = fastce.show_config(mode="dicts")["isa"]["found"]
+    assert len(found["isa"]) == len(isas) - 1
+    assert [figure["at_least"] for figure in found["long-rows"][::2]][:2] == [0.0, 1e9]
+    assert re.search(r"4x7  .*>= 1000000000.00 missed\n", out)
+    assert " >= 0.00\n" in out
+    n_goals = sum(
+        f["at_least"] is not None or f["at_most"] is not None for fs in found.values() for f in fs
+    )
+    assert re.search(rf"\n\d+ of {n_goals} goals missed\n$", out)
+
+
+def test_a_copy_of_the_memory_that_a_call_takes_is_counted(small_regimes) -> None:
+    """NumPy's textbook has three arrays beside the logits, ours one, in place none."""
+    found = {figure.case.partition(", ")[2]: figure for figure in memory.figures(0.1)}
+    assert list(found) == ["in place", "allocating", "numpy"]
+    # of 600 KB; what the allocator keeps, and pages
+    assert found["numpy"].ratio > found["allocating"].ratio + 1 > found["in place"].ratio + 1.8
+
+
+def test_scaling_has_a_plot(small_regimes, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "scaling.png"
+    assert main(["--regimes", "scaling", "--seconds", "0.001", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "goal", "ratios_that_miss"),
+    [
+        ({"at_least": 0.85}, ">= 0.85", [0.84, np.nan]),
+        ({"at_most": 0.85}, "<= 0.85", [0.86, np.nan]),
+        ({}, "", []),
+    ],
+)
+def test_a_goal_is_missed_or_not(bounds, goal, ratios_that_miss) -> None:
+    for ratio in (0.84, 0.85, 0.86, np.nan):
+        figure = Figure("5x3", ratio, "of a copy", **bounds)
+        assert figure.goal == goal
+        assert figure.is_missed == any(
+            ratio is other or ratio == other for other in ratios_that_miss
+        )
 
 
 def _changed(change, adapter=numpy_textbook):
@@ -127,6 +211,10 @@ def test_raising_peer_is_skipped(monkeypatch, capsys) -> None:
         (["--json", "no-such-folder/bench.json"], "--json"),
         (["--plot", "."], "--plot"),
         (["--json"], "--json"),
+        (["--regimes", "calls,tea"], "--regimes"),
+        (["--regimes", "calls", "--shapes", "5x3"], "--regimes"),
+        (["--regimes", "calls", "--quick"], "--regimes"),
+        (["--regimes", "calls", "--plot", "x.png"], "--plot"),
         (["--col\nour"], "--col"),
     ],
 )
@@ -150,6 +238,7 @@ def test_list(capsys) -> None:
     out = capsys.readouterr().out
     assert "512x128256" in out
     assert "torch" in out
+    assert "few-classes How near does one thread come" in out
 
 
 def test_reference_keeps_small_losses() -> None:

@@ -1,7 +1,7 @@
 """`fastce bench`: its command line, order of work and exit status. Nothing is measured here.
 
-Exit status: 0 done, 1 a result is wrong (nothing after it is timed), 2 bad usage, one line on
-stderr.
+Exit status: 0 done, also where a goal is missed, 1 a result is wrong (nothing after it is timed),
+2 bad usage, one line on stderr.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from fastce.benchmark import report
 from fastce.benchmark.machine import describe
 from fastce.benchmark.measure import CONTRACT, Mismatch, measure
 from fastce.benchmark.peers import PEERS, Peer
+from fastce.benchmark.regimes import REGIMES, Figure
 from fastce.benchmark.shapes import NAMED, QUICK, Shape, parse
 
 SECONDS = 1.0  # about 25 turns of 20 ms, with their pauses
@@ -41,13 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.list:
             _print_list()
             return 0
-        peers, skipped = _load(options.peers)
+        peers, skipped = ([], {}) if options.regimes else _load(options.peers)
     except UsageError as error:
         print("fastce bench:", *str(error).split(), file=sys.stderr)  # one line, whatever was typed
         return 2
     try:
         with fastce.threads(options.threads):
-            _run(options, peers, skipped)
+            if options.regimes:
+                _run_regimes(options)
+            else:
+                _run(options, peers, skipped)
     except Mismatch as error:
         print(f"fastce bench: wrong result: {error}", file=sys.stderr)
         return 1
@@ -74,9 +78,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="at most, per implementation and shape, but at least five turns; a shape ends when "
         f"its ratios are known to a hundredth (default: {SECONDS})",
     )
+    parser.add_argument(
+        "--regimes",
+        metavar="NAMES",
+        help="instead of the table of peers, how near fastce comes to what limits it: all, or some "
+        f"of {','.join(REGIMES)}",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="needs matplotlib")
-    parser.add_argument("--list", action="store_true", help="name the shapes and peers, and stop")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="of the table, or of the regime scaling; needs matplotlib",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="name shapes, peers and regimes, and stop"
+    )
     parser.add_argument(
         "--quick", action="store_true", help=f"the smaller shapes, {QUICK_SECONDS} seconds each"
     )
@@ -89,6 +106,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     if not 1 <= options.threads <= 1024:
         raise UsageError(f"argument --threads: expected 1 to 1024, got {options.threads}")
+    options.regimes = _regimes(options)
     options.shapes = _shapes(options)
     options.peers = _peers(options.peers)
     for flag in ("json", "plot"):
@@ -103,6 +121,25 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("argument --plot: needs matplotlib, which is not installed")
     return options
+
+
+def _regimes(options: argparse.Namespace) -> list[str]:
+    if options.regimes is None:
+        return []
+    if options.shapes or options.peers or options.quick or options.dtype != "float32":
+        raise UsageError(
+            "argument --regimes: they have shapes, peers and dtypes of their own, expected no "
+            "--shapes, --peers, --dtype, --quick"
+        )
+    names = list(REGIMES) if options.regimes == "all" else options.regimes.split(",")
+    for name in names:
+        if name not in REGIMES:
+            raise UsageError(
+                f"argument --regimes: expected all, or some of {','.join(REGIMES)}, got {name!r}"
+            )
+    if options.plot is not None and "scaling" not in names:
+        raise UsageError("argument --plot: of the regimes, only scaling has a plot")
+    return list(dict.fromkeys(names))
 
 
 def _shapes(options: argparse.Namespace) -> list[Shape]:
@@ -164,9 +201,27 @@ def _run(options: argparse.Namespace, peers: list[Peer], skipped: dict[str, str]
         for name, reason in row["skipped"].items():
             print(f"  {name} skipped: {reason}")
     if options.json is not None:
-        report.write_json(options.json, machine, rows)
+        report.write_json(options.json, {"machine": machine, "rows": rows})
     if options.plot is not None:
         report.write_plot(options.plot, machine, rows)
+
+
+def _run_regimes(options: argparse.Namespace) -> None:
+    machine = describe()
+    print(report.header(machine), report.figure_head(), sep="\n\n", flush=True)
+    found: dict[str, list[Figure]] = {}
+    for name in options.regimes:
+        figures = found[name] = []
+        for figure in REGIMES[name](options.seconds):
+            figures.append(figure)
+            print(report.figure_row(name, figure), flush=True)
+    goals = [figure for figures in found.values() for figure in figures if figure.goal]
+    print(f"\n{sum(figure.is_missed for figure in goals)} of {len(goals)} goals missed")
+    if options.json is not None:
+        rows = {name: [figure._asdict() for figure in figures] for name, figures in found.items()}
+        report.write_json(options.json, {"machine": machine, "regimes": rows})
+    if options.plot is not None:
+        report.write_scaling_plot(options.plot, machine, found["scaling"])
 
 
 def _print_list() -> None:
@@ -176,3 +231,7 @@ def _print_list() -> None:
     print("peers")
     for peer in PEERS:
         print(f"  {peer.name:12}{'installed' if peer.installed else 'not installed':15}{peer.note}")
+    print("regimes")
+    for name, figures in REGIMES.items():
+        doc = sys.modules[figures.__module__].__doc__ or ""
+        print(f"  {name:12}{doc.splitlines()[0]}")

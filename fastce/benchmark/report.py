@@ -1,10 +1,12 @@
-"""How the rows of the table look: as text, as JSON and as a plot. Nothing is measured here."""
+"""How the rows of the tables look: as text, as JSON and as a plot. Nothing is measured here."""
 
 import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from fastce.benchmark.regimes import Figure
 
 LEGEND = """\
 ours      median time of cross_entropy_with_grad, mean over the rows, into an existing buffer
@@ -67,8 +69,19 @@ def _width(name: str) -> int:
     return max(len(name), 5) + 2
 
 
-def write_json(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    text = json.dumps({"machine": machine, "rows": rows}, indent=1, allow_nan=False) + "\n"
+def figure_head() -> str:
+    return f"{'regime':13}{'case':46}{'ours':>9}{'ratio':>8}  {'of':32}goal"
+
+
+def figure_row(regime: str, figure: Figure) -> str:
+    ours = "" if figure.seconds is None else time_text(figure.seconds)
+    goal = figure.goal + (" missed" if figure.is_missed else "")
+    text = f"{regime:13}{figure.case:46}{ours:>9}{figure.ratio:8.2f}  {figure.of:32}{goal}"
+    return text.rstrip()
+
+
+def write_json(path: Path, found: dict[str, Any]) -> None:
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     try:
         path.write_text(text)
     except OSError as error:  # a full disk names no file
@@ -117,3 +130,24 @@ def write_plot(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any
         fontsize="medium",
     )
     figure.savefig(path, dpi=120)
+
+
+def write_scaling_plot(path: Path, machine: dict[str, Any], found: Sequence[Figure]) -> None:
+    """Seconds over rows x classes, a line for each number of classes and of threads."""
+    lines: dict[int, list[tuple[int, float, float]]] = {}
+    for figure in found:
+        n_rows, n_classes = map(int, figure.case.partition(",")[0].split("x"))
+        one = figure.seconds or 0.0
+        lines.setdefault(n_classes, []).append((n_rows * n_classes, one, one / figure.ratio))
+    figure_: Any = import_module("matplotlib.figure").Figure(figsize=(7, 5), layout="constrained")
+    axes = figure_.subplots()
+    for i, (n_classes, points) in enumerate(lines.items()):
+        elements, one_thread, all_threads = zip(*points, strict=True)
+        axes.loglog(elements, one_thread, f"C{i}o-", label=f"{n_classes} classes, 1 thread")
+        label = f"{n_classes} classes, {machine['n_threads']} threads"
+        axes.loglog(elements, all_threads, f"C{i}^--", label=label)
+    axes.set(xlabel="rows x classes", ylabel="seconds")
+    axes.set_title(f"loss and gradient, float32, {machine['cpu']}", fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure_.savefig(path, dpi=120)

@@ -1,0 +1,8 @@
+"""How near does fastce come to what limits it? The rows of `fastce bench --regimes`, all or some."""
+
+import sys
+
+from fastce.benchmark import main
+
+if __name__ == "__main__":
+    sys.exit(main(["--regimes", ",".join(sys.argv[1:]) or "all"]))
