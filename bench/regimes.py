@@ -1,4 +1,4 @@
-"""How near does fastce come to what limits it? The rows of `fastce bench --regimes`, all or some."""
+"""How near does fastce come to what limits it? The rows of `fastce bench --regimes`."""
 
 import sys
 

@@ -66,8 +66,8 @@ static const int64_t *labels_of(const fastce_call *call, const row_run *run, ptr
     return room;
 }
 
-/* Negative if a label is outside of [0, n_classes), and if any is.  By sign bits, which every ISA has
- * vectors for. */
+/* Negative if a label is outside of [0, n_classes), and if any is.  By sign bits, which every ISA
+ * has vectors for. */
 INLINE int64_t outside(int64_t label, ptrdiff_t n_classes)
 {
     return label | (n_classes - 1 - label);
@@ -126,9 +126,9 @@ INLINE void start_rows(row_tile *rows)
     for (ptrdiff_t k = 0; k < TILE; k++) rows->sample_weight[k] = rows->upstream[k] = 1;
 }
 
-/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1, and any weight,
- * for a row that is not there: ignored, not kept, without a class, or of sample weight 0.  Rows with
- * probabilities have target 0 and weight 0.  Returns whether all are there. */
+/* Targets and weights of rows i .. i + n of a run into the first n lanes; target -1, and any
+ * weight, for a row that is not there: ignored, not kept, without a class, or of sample weight 0.
+ * Rows with probabilities have target 0 and weight 0.  Returns whether all are there. */
 static int read_rows(const fastce_call *call, const row_run *run, ptrdiff_t i, ptrdiff_t n,
                      int64_t *targets, row_tile *rows)
 {
