@@ -92,8 +92,9 @@ INLINE void load_flat(const real *flat, ptrdiff_t n_classes, ptrdiff_t j, vreal 
 }
 
 #if !defined(FASTCE_f64)
-/* The sums of four rows; with eight lanes those of their halves, four lanes apart.  Rows are named,
- * for an array of sums would live in memory: 10 classes 0.97 of the time on AVX2. */
+/* The sums of four rows; with eight lanes those of their halves, four lanes apart, and with two
+ * nothing is flat.  Rows are named, for an array of sums would live in memory: 10 classes 0.97 of
+ * the time on AVX2. */
 INLINE vdouble four_sums(const real *terms, ptrdiff_t n_classes)
 {
     const ptrdiff_t left = n_classes % DOUBLES, whole = n_classes - left;

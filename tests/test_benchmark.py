@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastce
+from fastce import cli
 from fastce.benchmark import command, main, measure
 from fastce.benchmark.exact import reference, worst_ulps
 from fastce.benchmark.peers import OURS, PEERS, Peer, as_numpy, numpy_textbook, ours
@@ -17,6 +19,7 @@ from fastce.benchmark.regimes import (
     REGIMES,
     Figure,
     calls,
+    child,
     few_classes,
     isa,
     long_rows,
@@ -97,7 +100,7 @@ def test_every_regime_has_its_rows(small_regimes, tmp_path, capsys) -> None:
     n_goals = sum(
         f["at_least"] is not None or f["at_most"] is not None for fs in found.values() for f in fs
     )
-    assert re.search(rf"\n\d+ of {n_goals} goals missed\n$", out)
+    assert re.search(rf"\n\d+ of {n_goals} goals missed; .*\n$", out)
 
 
 def test_a_copy_of_the_memory_that_a_call_takes_is_counted(small_regimes) -> None:
@@ -106,6 +109,79 @@ def test_a_copy_of_the_memory_that_a_call_takes_is_counted(small_regimes) -> Non
     assert list(found) == ["in place", "allocating", "numpy"]
     # of 600 KB; what the allocator keeps, and pages
     assert found["numpy"].ratio > found["allocating"].ratio + 1 > found["in place"].ratio + 1.8
+
+
+def test_what_is_left_out_is_said(small_regimes, tmp_path, monkeypatch, capsys) -> None:
+    """A package that is missing, or memory for one peer, costs its own rows only."""
+
+    def run(module, name, size):
+        if name == "numpy":
+            raise ChildProcessError("MemoryError: too much")
+        return "0"
+
+    path = tmp_path / "regimes.json"
+    monkeypatch.setattr(long_rows, "CASES", (("bfloat16", {"5x3": None}), ("float32", {"5x3": 0})))
+    monkeypatch.setattr(long_rows, "find_spec", lambda name: None)
+    monkeypatch.setattr(threads, "find_spec", lambda name: None)
+    monkeypatch.setattr(memory, "run", run)
+    names = "long-rows,threads,memory"
+    args = ["--regimes", names, "--seconds", "0.001", "--threads", "2", "--json", str(path)]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert "\nlong-rows    bfloat16: ml_dtypes is not installed\n" in out
+    assert "\nthreads      PyTorch is not installed\n" in out
+    assert "\nmemory       500x300, numpy: MemoryError: too much\n" in out
+    found = json.loads(path.read_text())["regimes"]
+    assert [len(found[name]) for name in found] == [2, 3, 2]
+
+
+def test_one_thread_has_nothing_to_choose_and_nothing_to_gain(small_regimes, capsys) -> None:
+    assert main(["--regimes", "threads,scaling", "--seconds", "0.001", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "one thread: there is nothing to choose" in out
+    assert "ns an element" in out
+    assert "times as fast" not in out
+
+
+def test_a_child_takes_no_module_of_the_present_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numpy.py").write_text("raise ImportError('of the present folder')")
+    (seconds,) = json.loads(child.run(isa.__name__, "5x3"))
+    assert seconds > 0
+
+
+def test_what_a_child_says_last_is_one_line_of_the_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(isa, "SHAPES", "5x0")
+    assert cli.main(["bench", "--regimes", "isa"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fastce bench: ValueError: ")
+    assert err.count("\n") == 1
+
+
+def state_of(pid: int) -> str:
+    """As ps has it; X if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "X"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_neighbour_ends_with_its_parent() -> None:
+    code = """
+import os, signal
+from fastce.benchmark.regimes.threads import neighbour
+with neighbour() as process:
+    print(process.pid, process.poll(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
+    pid, poll = done.stdout.split()
+    assert poll == b"None"
+    deadline = time.monotonic() + 60
+    while state_of(int(pid)) not in "XZ":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_scaling_has_a_plot(small_regimes, tmp_path) -> None:

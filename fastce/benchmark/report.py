@@ -73,7 +73,9 @@ def figure_head() -> str:
     return f"{'regime':13}{'case':46}{'ours':>9}{'ratio':>8}  {'of':32}goal"
 
 
-def figure_row(regime: str, figure: Figure) -> str:
+def figure_row(regime: str, figure: Figure | str) -> str:
+    if isinstance(figure, str):
+        return f"{regime:13}{figure}"
     ours = "" if figure.seconds is None else time_text(figure.seconds)
     goal = figure.goal + (" missed" if figure.is_missed else "")
     text = f"{regime:13}{figure.case:46}{ours:>9}{figure.ratio:8.2f}  {figure.of:32}{goal}"
@@ -139,13 +141,15 @@ def write_scaling_plot(path: Path, machine: dict[str, Any], found: Sequence[Figu
         n_rows, n_classes = map(int, figure.case.partition(",")[0].split("x"))
         one = figure.seconds or 0.0
         lines.setdefault(n_classes, []).append((n_rows * n_classes, one, one / figure.ratio))
+    n_threads = machine["n_threads"]
     figure_: Any = import_module("matplotlib.figure").Figure(figsize=(7, 5), layout="constrained")
     axes = figure_.subplots()
     for i, (n_classes, points) in enumerate(lines.items()):
         elements, one_thread, all_threads = zip(*points, strict=True)
         axes.loglog(elements, one_thread, f"C{i}o-", label=f"{n_classes} classes, 1 thread")
-        label = f"{n_classes} classes, {machine['n_threads']} threads"
-        axes.loglog(elements, all_threads, f"C{i}^--", label=label)
+        if n_threads > 1:
+            label = f"{n_classes} classes, {n_threads} threads"
+            axes.loglog(elements, all_threads, f"C{i}^--", label=label)
     axes.set(xlabel="rows x classes", ylabel="seconds")
     axes.set_title(f"loss and gradient, float32, {machine['cpu']}", fontsize="medium")
     axes.grid(alpha=0.3)

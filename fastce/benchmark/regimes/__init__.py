@@ -16,8 +16,10 @@ from fastce.benchmark.regimes import (
 )
 from fastce.benchmark.regimes.figure import Figure
 
-# The seconds are the most that is spent for each implementation and size, as in take_turns().
-REGIMES: dict[str, Callable[[float], Iterator[Figure]]] = {
+# The seconds are the most that is spent for each implementation and size, as in take_turns(); first
+# calls after idleness, and what runs in processes of its own, take what they take.  A str tells
+# what was left out, and why.
+REGIMES: dict[str, Callable[[float], Iterator[Figure | str]]] = {
     "long-rows": long_rows.figures,
     "few-classes": few_classes.figures,
     "calls": calls.figures,

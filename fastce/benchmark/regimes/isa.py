@@ -5,15 +5,13 @@ of a fixed length.
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 
 import fastce
+from fastce.benchmark.regimes.child import run
 from fastce.benchmark.regimes.figure import Figure
 from fastce.benchmark.shapes import make, parse, touched
 from fastce.benchmark.timing import one_turn
@@ -21,7 +19,6 @@ from fastce.benchmark.timing import one_turn
 SHAPES = "64x10,4096x10,4096x32,256x1000,1024x32000"
 ROUNDS = 5
 BASELINE_GOAL = 6.0  # times the best, of AVX-512
-CHILD = f"import sys; from {__name__} import child; print(child(sys.argv[1]))"
 
 
 def child(shapes: str) -> list[float]:
@@ -35,23 +32,14 @@ def child(shapes: str) -> list[float]:
     return seconds
 
 
-def run(isa: str) -> list[float]:
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, SHAPES],
-        env=os.environ | {"FASTCE_ISA": isa},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    seconds: list[float] = json.loads(done.stdout)
-    return seconds
-
-
 def figures(seconds: float) -> Iterator[Figure]:
     config = fastce.show_config(mode="dicts")
     assert config is not None
     isas = config["isa"]["found"]  # fastest first
-    rounds = [[run(isa) for isa in isas] for _ in range(ROUNDS)]
+    rounds = [
+        [json.loads(run(__name__, SHAPES, environment={"FASTCE_ISA": isa})) for isa in isas]
+        for _ in range(ROUNDS)
+    ]
     times = np.array(rounds)  # round, ISA, shape
     for i, shape in enumerate(parse(SHAPES)):
         for j, isa in enumerate(isas[1:], start=1):

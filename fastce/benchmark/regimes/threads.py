@@ -6,7 +6,6 @@ OpenMP threads; and with another process burning one core.
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 import numpy as np
 
 import fastce
+from fastce.benchmark.regimes.child import COMMAND
 from fastce.benchmark.regimes.figure import Figure
 from fastce.benchmark.shapes import make, parse, touched
 from fastce.benchmark.timing import Call, ratio, take_turns
@@ -55,20 +55,37 @@ def torch_op() -> Callable[[], object]:
     return lambda: tensor.mul_(1.0)
 
 
+# It ends with its parent, however that ends.
+BURN = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    sum(range(100_000))
+"""
+
+
 @contextmanager
-def neighbour() -> Iterator[None]:
+def neighbour() -> Iterator[subprocess.Popen[bytes]]:
     """Another process that burns the first core that we may use."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [*COMMAND, BURN, str(os.getpid())], stdin=nowhere, stdout=nowhere, stderr=nowhere
+    )
     try:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
 
 
-def figures(seconds: float) -> Iterator[Figure]:
+def figures(seconds: float) -> Iterator[Figure | str]:
+    if fastce.get_num_threads() == 1:
+        yield "one thread: there is nothing to choose"
+        return
+    has_torch = find_spec("torch") is not None
+    if not has_torch:
+        yield "PyTorch is not installed"
     of = "times one thread"
     for shape in parse(SHAPES):
         logits, targets = make(shape.n_rows, shape.n_classes)
@@ -78,7 +95,7 @@ def figures(seconds: float) -> Iterator[Figure]:
         yield Figure(f"{shape.size}, back to back", hot, of, ours, at_most=1.10)
         idle = first_calls(serial, auto, lambda: time.sleep(IDLE_SECONDS))
         yield Figure(f"{shape.size}, after 20 ms of idleness", idle, of, at_most=1.25)
-        if find_spec("torch") is not None:
+        if has_torch:
             beside = first_calls(serial, auto, torch_op())
             yield Figure(f"{shape.size}, in turns with PyTorch", beside, of, at_most=1.25)
         with neighbour():
