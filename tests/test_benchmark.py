@@ -144,6 +144,7 @@ def test_one_thread_has_nothing_to_choose_and_nothing_to_gain(small_regimes, cap
 
 
 def test_a_child_takes_no_module_of_the_present_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH")  # of conftest.py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numpy.py").write_text("raise ImportError('of the present folder')")
     (seconds,) = json.loads(child.run(isa.__name__, "5x3"))
