@@ -6,6 +6,7 @@ turns; halves also beside the same logits as float32.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib import import_module  # and not `import ml_dtypes`: as in peers.py
 from importlib.util import find_spec
 from typing import Any
 
@@ -43,9 +44,7 @@ def dtype_of(name: str) -> Any:
         return np.dtype(name)
     if find_spec("ml_dtypes") is None:
         return None
-    import ml_dtypes
-
-    return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(import_module("ml_dtypes").bfloat16)
 
 
 def bytes_of(array: NDArray[Any]) -> NDArray[Any]:
