@@ -5,4 +5,4 @@ import sys
 from fastce.benchmark import main
 
 if __name__ == "__main__":
-    sys.exit(main(["--regimes", ",".join(sys.argv[1:]) or "all"]))
+    sys.exit(main(["--regimes", "all", *sys.argv[1:]]))

@@ -138,12 +138,14 @@ def write_scaling_plot(path: Path, machine: dict[str, Any], found: Sequence[Figu
     """Seconds over rows x classes, a line for each number of classes and of threads."""
     lines: dict[int, list[tuple[int, float, float]]] = {}
     for figure in found:
-        n_rows, n_classes = map(int, figure.case.partition(",")[0].split("x"))
-        one = figure.seconds or 0.0
-        lines.setdefault(n_classes, []).append((n_rows * n_classes, one, one / figure.ratio))
+        assert figure.shape is not None
+        assert figure.seconds is not None
+        n_rows, n_classes = figure.shape
+        times = figure.seconds, figure.seconds / figure.ratio
+        lines.setdefault(n_classes, []).append((n_rows * n_classes, *times))
     n_threads = machine["n_threads"]
-    figure_: Any = import_module("matplotlib.figure").Figure(figsize=(7, 5), layout="constrained")
-    axes = figure_.subplots()
+    plot: Any = import_module("matplotlib.figure").Figure(figsize=(7, 5), layout="constrained")
+    axes = plot.subplots()
     for i, (n_classes, points) in enumerate(lines.items()):
         elements, one_thread, all_threads = zip(*points, strict=True)
         axes.loglog(elements, one_thread, f"C{i}o-", label=f"{n_classes} classes, 1 thread")
@@ -154,4 +156,4 @@ def write_scaling_plot(path: Path, machine: dict[str, Any], found: Sequence[Figu
     axes.set_title(f"loss and gradient, float32, {machine['cpu']}", fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure_.savefig(path, dpi=120)
+    plot.savefig(path, dpi=120)

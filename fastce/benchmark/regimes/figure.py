@@ -12,6 +12,7 @@ class Figure(NamedTuple):
     seconds: float | None = None
     at_least: float | None = None  # the goal, one of the two or none
     at_most: float | None = None
+    shape: tuple[int, int] | None = None  # rows and classes, where they are drawn
 
     @property
     def goal(self) -> str:

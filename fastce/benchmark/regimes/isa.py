@@ -1,7 +1,6 @@
 """What does each instruction set give? Baseline, AVX2 and AVX-512 side by side, one thread.
 
-Each runs in a process of its own with FASTCE_ISA set; the processes take turns,
-of a fixed length.
+Each runs in a process of its own with FASTCE_ISA set; the processes take turns of a fixed length.
 """
 
 import json

@@ -36,7 +36,7 @@ def figures(seconds: float) -> Iterator[Figure]:
             one, n_elements = float(np.median(times["one"])), logits.size
             case = f"{n_rows}x{n_classes}"
             if n_threads == 1:
-                yield Figure(case, one / n_elements * 1e9, "ns an element", one)
+                yield Figure(case, one / n_elements * 1e9, "ns an element", one, shape=logits.shape)
                 continue
             is_bound_by_arithmetic = (
                 n_elements >= LEAST_ELEMENTS and n_rows >= LEAST_ROWS and 4 * logits.nbytes < cache
@@ -47,4 +47,5 @@ def figures(seconds: float) -> Iterator[Figure]:
                 f"times as fast on {n_threads} threads",
                 one,
                 at_least=GOAL if is_bound_by_arithmetic and n_threads == 2 else None,
+                shape=logits.shape,
             )

@@ -83,8 +83,8 @@ def figures(seconds: float) -> Iterator[Figure | str]:
     if fastce.get_num_threads() == 1:
         yield "one thread: there is nothing to choose"
         return
-    has_torch = find_spec("torch") is not None
-    if not has_torch:
+    op = torch_op() if find_spec("torch") is not None else None
+    if op is None:
         yield "PyTorch is not installed"
     of = "times one thread"
     for shape in parse(SHAPES):
@@ -95,8 +95,8 @@ def figures(seconds: float) -> Iterator[Figure | str]:
         yield Figure(f"{shape.size}, back to back", hot, of, ours, at_most=1.10)
         idle = first_calls(serial, auto, lambda: time.sleep(IDLE_SECONDS))
         yield Figure(f"{shape.size}, after 20 ms of idleness", idle, of, at_most=1.25)
-        if has_torch:
-            beside = first_calls(serial, auto, torch_op())
+        if op is not None:
+            beside = first_calls(serial, auto, op)
             yield Figure(f"{shape.size}, in turns with PyTorch", beside, of, at_most=1.25)
         with neighbour():
             busy = back_to_back(serial, auto, seconds)[0]
